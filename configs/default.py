@@ -1,0 +1,98 @@
+"""Every key of a run, with its unit and its default. An experiment is a short file on top of this one.
+
+Override any of them on the command line: `--config.optimizer.learning_rate=0.1`.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Returns the defaults: a ResNet-18 on CIFAR-10 with SGD, as PyTorch users know it."""
+    config = ConfigDict()
+    config.seed = 0  # of initialisation, order, augmentation and dropout
+    config.epochs = 40  # passes over the training split
+    config.batch_size = 512  # images per optimizer step, over all devices together
+    # float32, bfloat16 (compute only; parameters and statistics stay float32), or auto:
+    # bfloat16 on a GPU, float32 on a CPU.
+    config.precision = 'float32'
+    config.parallel = 'auto'  # jit over a mesh of all devices, pmap, or auto (jit)
+    # Steps per dispatch to the device; 0: as many as take half a second on a GPU, one on a CPU,
+    # where XLA runs convolutions inside loops on one thread.
+    config.steps_per_dispatch = 0
+
+    config.dataset = dataset = ConfigDict()
+    dataset.name = 'cifar10'  # a TFDS dataset with `image` and `label`, or digits (from scikit-learn)
+    dataset.data_dir = ''  # where TFDS keeps its datasets; '' is TFDS's own choice (or TFDS_DATA_DIR)
+    dataset.manual_dir = ''  # where an archive that was downloaded by hand lies
+    dataset.cache_dir = (
+        ''  # decoded pixels; '' is $XDG_CACHE_HOME/jax-classifiers or ~/.cache/jax-classifiers
+    )
+    # Part of train held out to choose the best checkpoint on: a fraction, or a count if above 1.
+    # 0: nothing is held out, and `best` is the last epoch unless watch_test is on.
+    dataset.validation = 0.1
+    dataset.validation_seed = 42  # of the stratified split, so that runs of all seeds share it
+    dataset.watch_test = False  # with validation 0: evaluate test after every epoch, and choose on it
+    dataset.drop_last = False  # drop the last training batch of an epoch where it is smaller
+    # Subtracted and divided by: constants of the dataset (computed where none are known), .5, or nothing.
+    dataset.normalization = 'dataset'  # dataset, half, none
+
+    config.augmentation = augmentation = ConfigDict()
+    augmentation.crop_padding = 0  # pixels added on each side before a random crop of the original size
+    augmentation.crop_mode = 'zero'  # what is added: zero (black), reflect
+    augmentation.flip = False  # mirror left to right with probability 1/2
+
+    config.model = model = ConfigDict()
+    model.name = 'resnet18'  # see jax_models/registry.py
+    model.width = 64  # channels of the first stage; each further stage doubles them
+    model.stem = 'cifar'  # cifar: 3x3 convolution; imagenet: 7x7 stride 2, then 3x3 max pool stride 2
+    model.activation = 'relu'  # relu, gelu, silu
+    model.dropout = 0.0  # probability, before the last linear layer
+    model.initialization = 'pytorch'  # pytorch: its layers' default; torchvision: kaiming normal, fan out
+    model.zero_init_last_norm = False  # scale 0 in the last norm of each block: it starts as its shortcut
+    # How convolutions run: xla, winograd (for CPUs, jax_models/cpu_convolution.py), or auto:
+    # winograd on one CPU device in float32, xla otherwise. The function computed is the same.
+    model.convolution = 'auto'
+
+    config.loss = loss = ConfigDict()
+    loss.label_smoothing = 0.0  # share of the target spread over all classes
+
+    config.optimizer = optimizer = ConfigDict()
+    optimizer.name = 'sgd'
+    optimizer.learning_rate = 0.1  # the schedule's highest
+    optimizer.momentum = 0.9
+    optimizer.nesterov = False
+    optimizer.weight_decay = 5e-4  # L2, added to the gradient before momentum as in PyTorch
+    optimizer.decay_norm_and_bias = True  # whether it also applies to parameters of one dimension
+    optimizer.clip_value = 0.0  # each gradient entry clipped to +-this; 0: off
+    optimizer.clip_norm = 0.0  # global norm of the gradient clipped to this; 0: off
+    # Splits each batch into this many, one after the other, and averages their gradients: less memory,
+    # same batch_size. Batch norm sees the parts.
+    optimizer.accumulation_steps = 1
+
+    config.schedule = schedule = ConfigDict()
+    schedule.name = 'cosine'  # constant, cosine
+    schedule.interval = 'step'  # whether the rate changes every step or every epoch
+    schedule.warmup_epochs = 0.0  # linear from near 0 to the highest rate; epochs, fractions allowed
+    schedule.final_learning_rate = 0.0  # where the cosine ends
+
+    config.ema = ema = ConfigDict()
+    ema.decay = 0.0  # per step, of an exponential moving average of weights and statistics; 0: off
+
+    config.early_stopping = early_stopping = ConfigDict()
+    early_stopping.patience = 0  # epochs without a better metric before the run ends; 0: off
+    early_stopping.metric = (
+        'auto'  # val_accuracy, val_loss, train_loss, …; auto: what chooses the best checkpoint
+    )
+
+    config.checkpoint = checkpoint = ConfigDict()
+    checkpoint.every_epochs = 1  # 0: only at the end and when interrupted
+    checkpoint.every_steps = 0  # additionally; 0: off
+
+    config.wandb = wandb = ConfigDict()
+    wandb.mode = 'disabled'  # disabled, offline, online
+    wandb.project = 'jax-classifiers'
+    wandb.entity = ''  # '' is your default one
+    wandb.name = ''  # '' is the workdir's name
+    wandb.upload_checkpoint = False  # store the best checkpoint as an artifact at the end
+
+    return config

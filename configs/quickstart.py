@@ -1,0 +1,21 @@
+"""A small ResNet on the digits that scikit-learn ships: real data, nothing to download.
+
+Command: make train, or python train.py --config=configs/quickstart.py
+"""
+
+from configs import default
+
+
+def get_config():
+    config = default.get_config()
+    config.epochs = 12
+    config.batch_size = 64
+
+    config.dataset.name = 'digits'
+    config.dataset.drop_last = True
+    config.augmentation.crop_padding = 1
+
+    config.model.width = 8
+    config.optimizer.nesterov = True
+    config.schedule.warmup_epochs = 1.0
+    return config

@@ -1,0 +1,102 @@
+"""Decoded images on disk: one memory-mapped uint8 array per split, its labels and ids beside it.
+
+A split is two files: `<split>.npy` with the images and `<split>.npz` with everything small, including the
+fingerprint of the source and a checksum of the images. Both are written under other names and moved into
+place, the .npz last, so a reader, or a second process that builds the same, never sees half of one.
+"""
+
+import time
+import uuid
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from input_pipeline import DataError
+
+_CHECKED_BYTES = 2**28  # larger arrays are checked in evenly spaced images only
+
+
+def read(folder: Path, split: str, fingerprint: str) -> dict[str, np.ndarray] | None:
+    """Returns what `write` stored, images as a read-only np.memmap; None if absent, stale or damaged."""
+    try:
+        with np.load(folder / f'{split}.npz', allow_pickle=False) as stored:  # zip checks its own checksums
+            entries = dict(stored)
+        images = np.load(folder / f'{split}.npy', mmap_mode='r', allow_pickle=False)
+        intact = (
+            str(entries.pop('fingerprint')) == fingerprint
+            and images.dtype == np.uint8
+            and images.shape == tuple(entries.pop('shape'))
+            and (folder / f'{split}.npy').stat().st_size == images.offset + images.nbytes
+            and int(entries.pop('checksum')) == _checksum(images)
+        )
+    except Exception:  # NumPy and zipfile raise nearly anything on damaged files; all of it means: rebuild
+        return None
+    return {'images': images, **entries} if intact else None
+
+
+def write(
+    folder: Path,
+    split: str,
+    fingerprint: str,
+    shape: tuple[int, int, int, int],
+    chunks: Iterable[tuple[np.ndarray, np.ndarray, list[str]]],
+    class_names: tuple[str, ...],
+) -> None:
+    """Stores a split from its chunks (images uint8[k, height, width, channels], labels int32[k], ids).
+
+    Raises:
+        DataError: where it cannot be written (no permission, full disk).
+    """
+    images_path, rest_path = folder / f'{split}.npy', folder / f'{split}.npz'
+    own = uuid.uuid4().hex
+    temporary = [path.with_name(f'{path.name}.{own}.tmp') for path in (images_path, rest_path)]
+    labels, ids = [], []
+    header = {'descr': '|u1', 'fortran_order': False, 'shape': shape}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(folder, split)
+        with open(temporary[0], 'wb') as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for images, chunk_labels, chunk_ids in chunks:
+                file.write(images.data)
+                labels.append(chunk_labels)
+                ids.extend(chunk_ids)
+        rest = {
+            'labels': np.concatenate(labels),
+            'ids': np.array(ids),
+            'class_names': np.array(class_names),
+            'shape': shape,
+            'fingerprint': fingerprint,
+            'checksum': _checksum(np.load(temporary[0], mmap_mode='r')),
+        }
+        with open(temporary[1], 'wb') as file:
+            np.savez(file, **rest)
+        for source, target in zip(temporary, (images_path, rest_path), strict=True):
+            source.replace(target)
+    except OSError as error:
+        raise DataError(
+            f'Cannot write the cache of decoded images, {np.prod(shape) / 1e6:,.0f} MB, to {folder}: '
+            f'{error.strerror or error}. Free space there, or choose another folder with '
+            f'--config.dataset.cache_dir=DIR.'
+        ) from error
+    finally:
+        for path in temporary:
+            path.unlink(missing_ok=True)
+
+
+def _checksum(images: np.ndarray) -> int:
+    """CRC-32 of all images, or of 256 MiB of evenly spaced ones where there are more."""
+    step = 1 + images.nbytes // _CHECKED_BYTES
+    checksum = 0
+    for start in range(0, len(images), 1024 * step):
+        checksum = zlib.crc32(np.ascontiguousarray(images[start : start + 1024 * step : step]), checksum)
+    return checksum
+
+
+def _remove_leftovers(folder: Path, split: str) -> None:
+    """Removes what killed processes left behind: files no one has written to for an hour."""
+    for path in folder.glob(f'{split}.np?.*.tmp'):
+        if time.time() - path.stat().st_mtime > 3600:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,66 @@
+"""Decodes compressed images in several processes. Workers import this file, so it imports little."""
+
+import io
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+from PIL import Image
+
+_IMAGES_PER_PROCESS = 2000  # fewer are decoded before another process has started
+_MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
+
+
+def process_count(images: int) -> int:
+    """How many processes decode so many images fastest; 1 is this one, without any worker."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    return max(1, min(cores, images // _IMAGES_PER_PROCESS, 16))
+
+
+class UndecodableImage(Exception):
+    """Arguments: the image's position in its chunk, counted from 0, and why."""
+
+
+def decode(encoded: list[bytes], shape: tuple[int, int, int]) -> np.ndarray:
+    """Returns uint8[n, *shape] from n PNG, JPEG or WebP files.
+
+    Raises:
+        UndecodableImage: on the first that is damaged or of another shape.
+    """
+    mode = _MODES[shape[-1]]
+    images = np.empty((len(encoded), *shape), np.uint8)
+    for index, content in enumerate(encoded):
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                images[index] = np.asarray(image if image.mode == mode else image.convert(mode)).reshape(
+                    shape
+                )
+        except Exception as error:  # Pillow raises many kinds, not all of which a worker can send back
+            raise UndecodableImage(index, str(error)) from None
+    return images
+
+
+def decode_all(chunks: Iterable[tuple], shape: tuple[int, int, int], processes: int) -> Iterator[tuple]:
+    """Yields `(decode(encoded, shape), *rest)` for each `(encoded, *rest)`, in order, few of them in memory.
+
+    Raises:
+        UndecodableImage: see `decode`.
+        BrokenProcessPool: where a worker died, or could not start (in a script without a main guard).
+    """
+    if processes == 1:
+        for encoded, *rest in chunks:
+            yield decode(encoded, shape), *rest
+        return
+    # Not forked: JAX may run threads by now, whose locks a fork would copy.
+    with ProcessPoolExecutor(processes, multiprocessing.get_context('spawn')) as pool:
+        pending = deque()
+        for encoded, *rest in chunks:
+            pending.append((pool.submit(decode, encoded, shape), rest))
+            if len(pending) > 2 * processes:
+                future, rest = pending.popleft()
+                yield future.result(), *rest
+        for future, rest in pending:
+            yield future.result(), *rest

@@ -1,0 +1,76 @@
+"""What pixels are normalised with: (pixel / 255 - mean) / std, per channel."""
+
+import contextlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from input_pipeline import DataError
+from input_pipeline.sources import Dataset
+
+# Mean and std per channel of the training images on the scale 0 to 1, as PyTorch projects use them (the
+# std of cifar10 there is the mean of each image's own; over all pixels it is .247, .243, .262).
+CONSTANTS = {
+    'cifar10': ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    'cifar100': ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+    'mnist': ((0.1307,), (0.3081,)),
+    'fashion_mnist': ((0.2860,), (0.3530,)),
+    'svhn_cropped': ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+}
+
+
+def constants(normalization: str, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and std, each float32[channels], on the scale 0 to 1.
+
+    Args:
+        normalization: config.dataset.normalization. dataset: known constants of the dataset, else those of
+            its whole train split, computed once and stored beside its cached images; half: .5 and .5;
+            none: 0 and 1.
+        dataset: with its train split loaded where it has no known constants.
+    """
+    channels = dataset.image_shape[-1]
+    match normalization:
+        case 'none':
+            mean, std = (0.0,) * channels, (1.0,) * channels
+        case 'half':
+            mean, std = (0.5,) * channels, (0.5,) * channels
+        case 'dataset':
+            mean, std = CONSTANTS.get(dataset.name) or _stored_constants(dataset.splits['train'].images)
+        case _:
+            raise DataError(f'config.dataset.normalization is {normalization!r}; use dataset, half or none.')
+    return np.asarray(mean, np.float32), np.asarray(std, np.float32)
+
+
+def _stored_constants(images: np.ndarray) -> tuple[list[float], list[float]]:
+    """Computes them, or reads what an earlier run stored for the same file of images."""
+    if not isinstance(images, np.memmap):
+        return _channel_constants(images)
+    source = Path(images.filename)
+    stored = source.with_suffix('.constants.json')
+    state = source.stat().st_mtime_ns
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # absent or damaged: compute
+        content = json.loads(stored.read_text())
+        if content['images'] == state:
+            return content['mean'], content['std']
+    mean, std = _channel_constants(images)
+    with contextlib.suppress(OSError):  # a read-only cache only costs the next run this computation
+        stored.write_text(json.dumps({'images': state, 'mean': mean, 'std': std}))
+    return mean, std
+
+
+def _channel_constants(images: np.ndarray, chunk: int = 4096) -> tuple[list[float], list[float]]:
+    """Mean and std of each channel over uint8[n, height, width, channels], from exact integer sums."""
+    values = np.arange(256, dtype=np.int64)
+    means, stds = [], []
+    histograms = np.zeros((images.shape[-1], 256), np.int64)
+    for start in range(0, len(images), chunk):
+        block = images[start : start + chunk]
+        for channel, histogram in enumerate(histograms):
+            histogram += np.bincount(block[..., channel].ravel(), minlength=256)
+    for histogram in histograms:
+        mean = (histogram @ values) / histogram.sum()
+        variance = (histogram @ (values - mean) ** 2) / histogram.sum()
+        means.append(float(mean / 255))
+        stds.append(float(np.sqrt(variance) / 255) or 1.0)  # a constant channel stays as it is
+    return means, stds

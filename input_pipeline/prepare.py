@@ -1,0 +1,224 @@
+"""Prepares CIFAR-10 and CIFAR-100 as TFDS does, without TensorFlow; says how to prepare the others.
+
+TFDS needs TensorFlow for these two only to read the archive and to encode PNG files. Here a subclass of its
+builder does both with Python's own means. All else is TFDS's: version, checksums, features and the order of
+the records, so `tfds.builder('cifar10', data_dir=…)` reads the result.
+"""
+
+import difflib
+import functools
+import hashlib
+import io
+import queue
+import tarfile
+import threading
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from input_pipeline import DataError, records
+from input_pipeline.progress import track
+
+_WITHOUT_TENSORFLOW = ('cifar10', 'cifar100')
+_CONNECT_SECONDS = 15  # until the server answers, name resolution included
+_BLOCK = 2**20  # bytes
+
+# The command line of TFDS imports all of these, and TFDS itself requires none of them.
+_CLI = 'pip install tensorflow apache-beam mlcroissant importlib_resources && tfds'
+
+
+def find_or_prepare(name: str, data_dir: str, manual_dir: str, progress: bool) -> records.Prepared:
+    """Finds a prepared dataset in array_record format, or prepares it.
+
+    Args:
+        name: as TFDS has it: name or name/config, either with :version.
+        data_dir: folder of all datasets; '' is TFDS's own.
+        manual_dir: where an archive downloaded by hand lies, or ''.
+        progress: show progress bars.
+
+    Raises:
+        DataError: if it is not there and cannot be prepared.
+    """
+    root = (Path(data_dir) if data_dir else records.default_data_dir()).expanduser().absolute()
+    prepared = records.find(name, root)
+    if prepared is None:
+        if name not in _WITHOUT_TENSORFLOW:
+            raise _not_prepared(name, root)
+        _prepare_cifar(name, root, manual_dir, progress)
+        prepared = records.find(name, root)
+    elif 'array_record' not in prepared.formats:
+        raise DataError(
+            f'{name} lies in {prepared.folder} as {prepared.formats[0]}, which only TensorFlow reads. '
+            'Add array_record files to it (in an environment of its own, if you like): '
+            f'{_CLI} convert_format --dataset_version_dir={prepared.folder} --out_file_format=array_record'
+        )
+    return prepared
+
+
+def _not_prepared(name: str, root: Path) -> DataError:
+    import tensorflow_datasets as tfds
+
+    base = name.partition(':')[0].partition('/')[0]
+    found = sorted(str(path.parent.relative_to(root)) for path in root.glob(f'{base}/**/dataset_info.json'))
+    there = f' (only {", ".join(found)})' if found else ''
+    known = tfds.list_builders(with_community_datasets=False)
+    if base in known or found:
+        return DataError(
+            f'{name} is not prepared in {root}{there}, and TFDS prepares it only with TensorFlow. '
+            'Choose another folder with --config.dataset.data_dir=DIR, or run (in an environment of its own, '
+            f'if you like): {_CLI} build {name} --file_format=array_record --data_dir={root}'
+        )
+    close = difflib.get_close_matches(base, ['digits', *known], n=3)
+    suggestion = f' Did you mean {" or ".join(close)}?' if close else ''
+    return DataError(
+        f'config.dataset.name={name}: neither prepared in {root}, nor digits, nor known to TFDS.{suggestion}'
+    )
+
+
+def _prepare_cifar(name: str, root: Path, manual_dir: str, progress: bool) -> None:
+    """Builds DATA_DIR/name/version from the official archive."""
+    import tensorflow_datasets as tfds
+
+    if not progress:
+        tfds.disable_progress_bar()
+    builder_cls = _cifar_builder_cls(name)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        builder = builder_cls(data_dir=root)
+        if builder.data_path.exists():
+            raise DataError(f'{builder.data_path} has no dataset_info.json, so it is incomplete: remove it.')
+        builder.archive = _archive(builder, root, manual_dir, progress)
+        builder.download_and_prepare(file_format='array_record')
+    except OSError as error:
+        if records.find(name, root):  # another process was faster
+            return
+        raise DataError(
+            f'Cannot prepare {name} in {root}: {error.strerror or error}. Choose another folder with '
+            '--config.dataset.data_dir=DIR, or make this one writable and free about 500 MB there.'
+        ) from error
+
+
+@functools.cache
+def _cifar_builder_cls(name: str) -> type:
+    """Returns TFDS's builder of the dataset, changed to do without TensorFlow.
+
+    `archive`, a path, must be set on an instance before it prepares anything.
+    """
+    import tensorflow_datasets as tfds
+
+    original = tfds.builder_cls(name)
+
+    class Cifar(original, skip_registration=True):
+        url_infos = original.url_infos  # TFDS would look for the checksums beside this file
+
+        def _split_generators(self, dl_manager):
+            layout = self._cifar_info
+            with tarfile.open(self.archive) as tar:
+                files = {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}
+            for key, file in zip(layout.label_keys, layout.label_files, strict=True):
+                self.info.features[key].names = files[layout.prefix + file].decode().split()
+            return {
+                split: self._generate_examples(
+                    f'{split}_', [files[layout.prefix + file] for file in split_files]
+                )
+                for split, split_files in (('train', layout.train_files), ('test', layout.test_files))
+            }
+
+        def _generate_examples(self, split_prefix, filepaths):
+            return _examples(b''.join(filepaths), self._cifar_info.label_keys, split_prefix)
+
+    Cifar.name = name
+    return Cifar
+
+
+def _examples(content: bytes, label_keys: list[str], id_prefix: str) -> Iterator[tuple[int, dict]]:
+    """Yields TFDS examples from CIFAR's binary format: a byte per label, then 3x32x32 bytes."""
+    rows = np.frombuffer(content, np.uint8).reshape(-1, len(label_keys) + 3 * 32 * 32)
+    for index, row in enumerate(rows):
+        labels, pixels = np.split(row, [len(label_keys)])
+        buffer = io.BytesIO()
+        Image.fromarray(pixels.reshape(3, 32, 32).transpose(1, 2, 0)).save(buffer, 'PNG')
+        example = dict(zip(label_keys, labels.tolist(), strict=True))
+        yield index, {**example, 'id': f'{id_prefix}{index:05d}', 'image': buffer.getvalue()}
+
+
+def _archive(builder, root: Path, manual_dir: str, progress: bool) -> Path:
+    """Returns the verified archive: from manual_dir, or downloaded before, or downloaded now."""
+    url = builder._cifar_info.url
+    expected = builder.url_infos[url]
+    filename = url.rpartition('/')[2]
+    downloaded = root / 'downloads' / filename
+    if manual_dir:
+        archive = Path(manual_dir).expanduser() / filename
+        if not archive.exists():
+            raise DataError(f'config.dataset.manual_dir: no {archive}. Download {url} into that folder.')
+    else:
+        archive = downloaded
+        if not archive.exists():
+            _download(url, archive, expected.size, progress)
+    with open(archive, 'rb') as file:
+        checksum = hashlib.file_digest(file, 'sha256').hexdigest()
+    if checksum != expected.checksum:
+        raise DataError(
+            f'{archive} is not the file that TFDS knows, or is damaged: SHA-256 {checksum}, expected '
+            f'{expected.checksum} ({archive.stat().st_size:,} bytes, expected {expected.size:,}). Remove it'
+            f'{f" and download {url} in its place" if manual_dir else ", and it is downloaded again"}.'
+        )
+    return archive
+
+
+def _download(url: str, target: Path, size: int, progress: bool) -> None:
+    """Downloads a file; it appears under its name only when it is complete."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f'{target.name}.{uuid.uuid4().hex}.tmp')
+    title = f'Downloading {url} ({size / 1e6:,.0f} MB) to {target}'
+    try:
+        with _connect(url, target) as response, open(temporary, 'wb') as file:
+            for block in track(_blocks(response, url, target), size, title, progress):
+                file.write(block)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _blocks(response, url: str, target: Path) -> Iterator[bytes]:
+    try:
+        while block := response.read(_BLOCK):
+            yield block
+    except Exception as error:  # resets, timeouts, incomplete reads: OSError, HTTPException, …
+        raise _no_connection(url, target, error) from error
+
+
+def _connect(url: str, target: Path):
+    """Opens the URL, or raises DataError within _CONNECT_SECONDS.
+
+    In a thread, because looking up a name knows no timeout: without a network it can take minutes.
+    """
+    answer = queue.Queue()
+
+    def connect():
+        try:
+            answer.put(urllib.request.urlopen(url, timeout=_CONNECT_SECONDS))
+        except Exception as error:
+            answer.put(error)
+
+    threading.Thread(target=connect, daemon=True).start()
+    try:
+        response = answer.get(timeout=_CONNECT_SECONDS)
+    except queue.Empty:
+        response = TimeoutError(f'no answer within {_CONNECT_SECONDS} s')
+    if isinstance(response, Exception):
+        raise _no_connection(url, target, response) from response
+    return response
+
+
+def _no_connection(url: str, target: Path, error: Exception) -> DataError:
+    return DataError(
+        f'Cannot download {url} ({error}). Is there a network? Otherwise download it elsewhere, and pass the '
+        'folder it is in with --config.dataset.manual_dir=DIR; or pass the folder of a prepared dataset with '
+        f'--config.dataset.data_dir=DIR (looked for in {target.parent.parent}).'
+    )

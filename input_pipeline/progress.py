@@ -1,0 +1,26 @@
+"""What a person sees while data are downloaded or decoded."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+Item = TypeVar('Item')
+
+
+def track(
+    items: Iterable[Item], total: int, title: str, show_bar: bool, size: Callable[[Item], int] = len
+) -> Iterator[Item]:
+    """Passes items on, with a bar on stderr that advances by `size(item)` up to `total`, or only a title."""
+    if not show_bar:
+        print(title, file=sys.stderr, flush=True)
+        yield from items
+        return
+    columns = TextColumn('{task.description}'), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total)
+        for item in items:
+            yield item
+            bar.advance(task, size(item))

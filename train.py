@@ -1,0 +1,44 @@
+"""Trains an image classifier.
+
+  python train.py --config=configs/resnet18.py [--workdir=DIR] [--config.key=value …]
+
+Running the same command again continues an interrupted run. SIGTERM and Ctrl-C save first; configs/default.py
+lists every key.
+"""
+
+import shlex
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from training import command_line
+
+# Nothing heavy is imported here: --help and a mistyped flag are answered at once.
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'File in configs/ that describes the run.')
+_WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'Folder of the run; by default runs/<name of the config file>.'
+)
+flags.mark_flag_as_required('config')
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f'unexpected argument {argv[1]!r}; overrides look like --config.epochs=5')
+    name = Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
+    with command_line.explained():
+        command_line.prepare_jax()
+        from training.interruption import Interrupted
+        from training.run import run
+
+        try:
+            run(_CONFIG.value, Path(_WORKDIR.value or f'runs/{name}'))
+        except Interrupted as interrupted:
+            print(f'{interrupted}; saved. Continue with:\n  python {shlex.join(sys.argv)}', file=sys.stderr)
+            sys.exit(interrupted.exit_code)
+
+
+if __name__ == '__main__':
+    app.run(main, flags_parser=command_line.parse_flags)

@@ -1,0 +1,117 @@
+"""Checkpoints with Orbax: one folder for each purpose (`last`, `best`), in each a folder per step.
+
+A folder a purpose rather than one with a retention policy: mid-epoch checkpoints have no metric to be ranked
+by, and `best` holds only what evaluation needs.
+"""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from training import CheckpointError
+
+KEPT = {'last': 2, 'best': 1}
+
+
+class Checkpoints:
+    """Reads and writes `directory/<name>/<step>/`. Writing goes on in the background until `close`."""
+
+    def __init__(self, directory: Path):
+        self.directory = directory.resolve()
+        self._managers: dict[str, ocp.CheckpointManager] = {}
+
+    def steps(self, name: str) -> list[int]:
+        """Returns the steps of which a finished checkpoint lies in the folder `name`, ascending."""
+        folder = self.directory / name
+        if not folder.is_dir():
+            return []
+        return sorted(
+            int(path.name) for path in folder.iterdir() if path.name.isdecimal() and any(path.iterdir())
+        )
+
+    def save(self, name: str, step: int, tree: Any, metadata: dict) -> None:
+        """Writes a pytree of arrays and a JSON object in the background, in place of any as new or newer."""
+        manager = self._manager(name)
+        for stale in [s for s in self.steps(name) if s >= step]:
+            manager.wait_until_finished()
+            manager.delete(stale)
+        manager.save(
+            step,
+            args=ocp.args.Composite(
+                arrays=ocp.args.StandardSave(_flatten(tree)), metadata=ocp.args.JsonSave(metadata)
+            ),
+        )
+
+    def metadata(self, name: str, step: int) -> dict:
+        """Returns the JSON object saved beside the arrays. Raises CheckpointError if it cannot be read."""
+        with self._explained(name, step):
+            args = ocp.args.Composite(metadata=ocp.args.JsonRestore())
+            return self._manager(name).restore(step, args=args)['metadata']
+
+    def restore(self, name: str, step: int, template: Any) -> Any:
+        """Returns the arrays as a tree like `template` (arrays or shapes).
+
+        Raises:
+          CheckpointError: the checkpoint is damaged or its arrays have other names, shapes or dtypes.
+        """
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _flatten(template))
+        manager = self._manager(name)
+        with self._explained(name, step):
+            # Read the stored shapes first: Orbax casts a wrong dtype silently.
+            stored = manager.item_metadata(step)['arrays']
+        found = {key: (tuple(x.shape), str(x.dtype)) for key, x in stored.items()}
+        wanted = {key: (tuple(x.shape), str(x.dtype)) for key, x in shapes.items()}
+        different = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+        if different:
+            key = different[0]
+            raise CheckpointError(
+                f'{self.directory / name / str(step)} was saved by another model or optimizer: '
+                f'{len(different)} arrays differ, among them {key} ({found.get(key)} there, {wanted.get(key)} now). '
+                'Use the config it was trained with, or another --workdir.'
+            )
+        with self._explained(name, step):
+            device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            target = jax.tree.map(lambda x: x.update(sharding=device), shapes)
+            args = ocp.args.Composite(arrays=ocp.args.StandardRestore(target))
+            flat = manager.restore(step, args=args)['arrays']
+        return jax.tree.unflatten(jax.tree.structure(template), [flat[key] for key in _flatten(template)])
+
+    def close(self) -> None:
+        """Waits until everything is on disk."""
+        for manager in self._managers.values():
+            manager.close()
+        self._managers.clear()
+
+    def _manager(self, name: str) -> ocp.CheckpointManager:
+        if name not in self._managers:
+            options = ocp.CheckpointManagerOptions(max_to_keep=KEPT[name], cleanup_tmp_directories=True)
+            handlers = {'arrays': ocp.StandardCheckpointHandler(), 'metadata': ocp.JsonCheckpointHandler()}
+            self._managers[name] = ocp.CheckpointManager(
+                self.directory / name, options=options, item_handlers=handlers
+            )
+        return self._managers[name]
+
+    @contextlib.contextmanager
+    def _explained(self, name, step):
+        try:
+            yield
+        except Exception as error:  # Orbax raises bare ones for damaged files
+            path = self.directory / name / str(step)
+            others = [s for s in self.steps(name) if s != step]
+            way_out = f'delete that folder to use step {others[-1]}' if others else 'there is no other to use'
+            raise CheckpointError(
+                f'the checkpoint {path} cannot be read ({_first_line(error)}); {way_out}'
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _flatten(tree: Any) -> dict[str, Any]:
+    """Names every leaf by its path: what is stored depends on no Python type."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator='.'): leaf for path, leaf in leaves}

@@ -1,0 +1,56 @@
+"""What train.py and evaluate.py share: flags, errors without tracebacks, and JAX's settings."""
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from absl import app, logging
+
+from input_pipeline import DataError
+from training import CheckpointError, ConfigError, NonFiniteLoss
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses like absl, but answers a mistyped config key with the nearest one."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        with explained():
+            raise ConfigError(_explain_flags(argv, error)) from error
+
+
+def _explain_flags(argv: list[str], error: Exception) -> str:
+    from configs import default
+    from training.config import flatten, nearest_key
+
+    declared = flatten(default.get_config())
+    for argument in argv:
+        match = re.match(r'--?(?:no)?config\.([\w.]+)', argument)
+        if match and match[1] not in declared:
+            return f'config.{match[1]} is not a key; the nearest is config.{nearest_key(match[1])}'
+    return f'the config or its overrides cannot be read: {error}'
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Turns the errors that a user can mend into one sentence on stderr and a non-zero exit code."""
+    try:
+        yield
+    except (ConfigError, DataError, CheckpointError, NonFiniteLoss) as error:
+        sys.exit(f'error: {error}')
+    except KeyboardInterrupt:
+        print('stopped; nothing new was there to save', file=sys.stderr)
+        sys.exit(130)
+
+
+def prepare_jax() -> None:
+    """Quiets its libraries and turns on the persistent compilation cache (JAX_COMPILATION_CACHE_DIR moves it)."""
+    import jax
+
+    logging.set_verbosity(logging.WARNING)  # Orbax says a page per checkpoint
+    if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+        root = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
+        jax.config.update('jax_compilation_cache_dir', str(root / 'jax-classifiers' / 'compilation'))

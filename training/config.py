@@ -1,0 +1,195 @@
+"""What a config may hold: every key and every value is checked before long work starts."""
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import default
+from input_pipeline.augment import CROP_MODES
+from jax_models.layers import ACTIVATIONS, CONVOLUTION_INITIALIZERS
+from jax_models.registry import model_names
+from training import ConfigError
+from training.optimizers import OPTIMIZERS
+from training.schedules import INTERVALS, SCHEDULES
+
+Rule = Callable[[Any], str | None]  # what a value must be, or None where it is
+
+
+def _one_of(*names: str) -> Rule:
+    def rule(value):
+        if value in names:
+            return None
+        close = difflib.get_close_matches(str(value), names, 1)
+        return 'one of ' + ', '.join(names) + (f' (did you mean {close[0]}?)' if close else '')
+
+    return rule
+
+
+def _at_least(low: float) -> Rule:
+    return lambda value: None if value >= low else f'at least {low}'
+
+
+def _above(low: float) -> Rule:
+    return lambda value: None if value > low else f'above {low}'
+
+
+def _from_to(low: float, high: float) -> Rule:
+    """At least `low`, below `high`."""
+    return lambda value: None if low <= value < high else f'at least {low} and below {high}'
+
+
+def _anything(value) -> None:
+    return None
+
+
+RULES: dict[str, Rule] = {
+    'seed': _from_to(0, 2**32),
+    'epochs': _at_least(1),
+    'batch_size': _at_least(1),
+    'precision': _one_of('float32', 'bfloat16', 'auto'),
+    'parallel': _one_of('auto', 'jit', 'pmap'),
+    'steps_per_dispatch': _at_least(0),
+    'dataset.name': lambda value: None if value else 'the name of a TFDS dataset, or digits',
+    'dataset.data_dir': _anything,
+    'dataset.manual_dir': _anything,
+    'dataset.cache_dir': _anything,
+    'dataset.validation': lambda v: (
+        None if 0 <= v < 1 or (v > 1 and v == int(v)) else 'a fraction below 1, or a whole number above 1'
+    ),
+    'dataset.validation_seed': _from_to(0, 2**32),
+    'dataset.watch_test': _anything,
+    'dataset.drop_last': _anything,
+    'dataset.normalization': _one_of('dataset', 'half', 'none'),
+    'augmentation.crop_padding': _at_least(0),
+    'augmentation.crop_mode': _one_of(*CROP_MODES),
+    'augmentation.flip': _anything,
+    'model.name': _one_of(*model_names()),
+    'model.width': _at_least(1),
+    'model.stem': _one_of('cifar', 'imagenet'),
+    'model.activation': _one_of(*ACTIVATIONS),
+    'model.dropout': _from_to(0, 1),
+    'model.initialization': _one_of(*CONVOLUTION_INITIALIZERS),
+    'model.zero_init_last_norm': _anything,
+    'model.convolution': _one_of('auto', 'xla', 'winograd'),
+    'loss.label_smoothing': _from_to(0, 1),
+    'optimizer.name': _one_of(*OPTIMIZERS),
+    'optimizer.learning_rate': _above(0),
+    'optimizer.momentum': _from_to(0, 1),
+    'optimizer.nesterov': _anything,
+    'optimizer.weight_decay': _at_least(0),
+    'optimizer.decay_norm_and_bias': _anything,
+    'optimizer.clip_value': _at_least(0),
+    'optimizer.clip_norm': _at_least(0),
+    'optimizer.accumulation_steps': _at_least(1),
+    'schedule.name': _one_of(*SCHEDULES),
+    'schedule.interval': _one_of(*INTERVALS),
+    'schedule.warmup_epochs': _at_least(0),
+    'schedule.final_learning_rate': _at_least(0),
+    'ema.decay': _from_to(0, 1),
+    'early_stopping.patience': _at_least(0),
+    'early_stopping.metric': _one_of(
+        'auto', 'train_loss', 'train_accuracy', 'val_loss', 'val_accuracy', 'test_loss', 'test_accuracy'
+    ),
+    'checkpoint.every_epochs': _at_least(0),
+    'checkpoint.every_steps': _at_least(0),
+    'wandb.mode': _one_of('disabled', 'offline', 'online'),
+    'wandb.project': _anything,
+    'wandb.entity': _anything,
+    'wandb.name': _anything,
+    'wandb.upload_checkpoint': _anything,
+}
+
+# What may change between a checkpoint and the run that continues it: where and how, not what.
+_MAY_CHANGE = (
+    'epochs',
+    'precision',
+    'parallel',
+    'steps_per_dispatch',
+    'dataset.data_dir',
+    'dataset.manual_dir',
+    'dataset.cache_dir',
+    'model.convolution',
+    'early_stopping.',
+    'checkpoint.',
+    'wandb.',
+)
+
+
+def flatten(config: Mapping, prefix: str = '') -> dict[str, Any]:
+    """Returns {'optimizer.momentum': 0.9, …} of a nested config."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, (Mapping, ConfigDict)):
+            flat |= flatten(value, f'{prefix}{key}.')
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def nearest_key(key: str) -> str:
+    """Returns the declared key that is most like a mistyped one."""
+    keys = list(flatten(default.get_config()))
+    by_end = {k.rsplit('.', 1)[-1]: k for k in keys}
+    close = difflib.get_close_matches(key, keys, 1, 0)
+    close_end = difflib.get_close_matches(key.rsplit('.', 1)[-1], by_end, 1, 0.8)
+    return by_end[close_end[0]] if close_end else close[0]
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ConfigError unless every key is declared, none is missing, and all values are allowed."""
+    flat, declared = flatten(config), flatten(default.get_config())
+    for key in flat:
+        if key not in declared:
+            raise ConfigError(f'config.{key} is not a key; the nearest is config.{nearest_key(key)}')
+    for key, value in declared.items():
+        if key not in flat:
+            raise ConfigError(f'config.{key} is missing; its default is {value!r}')
+        given = flat[key]
+        fits = type(given) is type(value) or (type(value) is float and type(given) is int)
+        if not fits or given != given:
+            raise ConfigError(f'config.{key}={given!r}: must be of type {type(value).__name__}')
+        if expected := RULES[key](given):
+            raise ConfigError(f'config.{key}={given!r}: must be {expected}')
+    _check_together(config)
+
+
+def _check_together(config: ConfigDict) -> None:
+    if config.batch_size % config.optimizer.accumulation_steps:
+        raise ConfigError(
+            f'config.optimizer.accumulation_steps={config.optimizer.accumulation_steps}: must divide '
+            f'config.batch_size={config.batch_size}'
+        )
+    if config.dataset.watch_test and config.dataset.validation:
+        raise ConfigError(
+            'config.dataset.watch_test: chooses the best checkpoint on test, so it needs '
+            f'config.dataset.validation=0 (it is {config.dataset.validation:g})'
+        )
+    if config.schedule.final_learning_rate > config.optimizer.learning_rate:
+        raise ConfigError(
+            f'config.schedule.final_learning_rate={config.schedule.final_learning_rate}: must not exceed '
+            f'config.optimizer.learning_rate={config.optimizer.learning_rate}'
+        )
+    if config.schedule.name != 'constant' and config.schedule.warmup_epochs >= config.epochs:
+        raise ConfigError(
+            f'config.schedule.warmup_epochs={config.schedule.warmup_epochs:g}: must be below '
+            f'config.epochs={config.epochs}'
+        )
+    if config.model.convolution == 'winograd' and config.precision == 'bfloat16':
+        raise ConfigError('config.model.convolution=winograd: runs in float32 only; use xla with bfloat16')
+    split = config.early_stopping.metric.split('_')[0]
+    missing = {'val': not config.dataset.validation, 'test': not config.dataset.watch_test}
+    if config.early_stopping.patience and missing.get(split):
+        key = {'val': 'dataset.validation above 0', 'test': 'dataset.watch_test'}[split]
+        raise ConfigError(f'config.early_stopping.metric={config.early_stopping.metric}: needs config.{key}')
+
+
+def different_keys(saved: Mapping, config: ConfigDict) -> dict[str, tuple[Any, Any]]:
+    """Returns {key: (saved, now)} of what differs and must not, for a run to continue."""
+    before, now = flatten(saved), flatten(config)
+    return {
+        key: (before.get(key), now.get(key))
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key) and not key.startswith(_MAY_CHANGE)
+    }

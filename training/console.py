@@ -1,0 +1,64 @@
+"""What a person sees while a run goes on: a progress bar on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Mapping
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+PLAIN_SECONDS = 30  # between lines within an epoch where there is no bar
+
+
+class Console:
+    """Prints a run's messages, epochs and progress to stdout."""
+
+    def __init__(self):
+        self._rich = RichConsole(highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._next_line = 0.0
+
+    def print(self, message='') -> None:
+        """Prints text or anything that rich can draw."""
+        self._rich.print(message, markup=False)
+
+    def start_epoch(self, epoch: int, epochs: int, steps: int) -> None:
+        """Begins an epoch (1-based) of so many steps."""
+        self._title = f'epoch {epoch}/{epochs}'
+        self._steps = steps
+        self._next_line = time.monotonic() + PLAIN_SECONDS
+        if self._rich.is_terminal:
+            columns = TextColumn('{task.description}'), BarColumn(20), TextColumn('{task.fields[status]}')
+            self._bar = Progress(*columns, TimeRemainingColumn(), console=self._rich, transient=True)
+            self._task = self._bar.add_task(self._title, total=steps, status='compiling …')
+            self._bar.start()
+
+    def update(self, step: int, sums: Mapping[str, float], rate: float, images_per_second: float) -> None:
+        """Shows how far the epoch is: steps done, means so far, learning rate, images per second."""
+        status = (
+            f'{step}/{self._steps}  loss {sums["loss"] / sums["count"]:.3f}  '
+            f'accuracy {sums["correct"] / sums["count"]:.1%}  rate {rate:.2g}  {images_per_second:,.0f} img/s'
+        )
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, status=status)
+        elif time.monotonic() > self._next_line:
+            self.print(f'{self._title}  {status}')
+            self._next_line = time.monotonic() + PLAIN_SECONDS
+
+    def stop_epoch(self) -> None:
+        """Takes the bar away, whatever ended the epoch."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def epoch_line(self, record: Mapping, epochs: int, *, best: bool) -> None:
+        """Prints the line of a finished epoch; `best` marks the best so far."""
+        parts = [f'epoch {record["epoch"]:>{len(str(epochs))}}/{epochs}']
+        for split in ('train', 'val', 'test'):
+            if f'{split}_loss' in record:
+                loss, accuracy = record[f'{split}_loss'], record[f'{split}_accuracy']
+                parts.append(f'{split} loss {loss:.3f} accuracy {100 * accuracy:5.2f} %')
+        parts.append(f'rate {record["learning_rate"]:.2g}')
+        parts.append(f'{record["seconds"]:.1f} s  {record["images_per_second"]:,.0f} img/s')
+        if best:
+            parts.append(f'* best on {record["selected_on"]}')
+        self.print('  '.join(parts))

@@ -1,0 +1,169 @@
+"""A model on a whole split: its losses after every epoch, and all there is to say about a checkpoint."""
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from scipy.special import softmax
+
+from input_pipeline import DataError, sources
+from input_pipeline.loaders import Resident, evaluation_order
+from training import CheckpointError, plots
+from training.checkpoints import KEPT, Checkpoints
+from training.evaluation_metrics import summarize
+from training.experiment import Experiment, create_experiment, resolve
+from training.parallel import SUMS
+from training.tracking import write_json
+
+
+class Evaluator:
+    """Evaluates variables on a split that lies on the devices."""
+
+    def __init__(self, experiment: Experiment, loader: Resident):
+        self._execution = experiment.execution
+        self._loader = loader
+        rows = evaluation_order(loader.size, experiment.config.batch_size)
+        self._rows = len(rows)
+        self._order = self._execution.place_order(rows)
+        self._data = self._execution.replicate(loader.arrays)
+
+    def metrics(self, run: Callable, variables: Any) -> dict[str, float]:
+        """Returns mean loss (nats) and accuracy, by `run` of compile_evaluate."""
+        stride = self._rows if self._execution.many_steps else 1
+        parts = [
+            self._execution.fetch(run(variables, self._data, self._order, start, start + stride))
+            for start in range(0, self._rows, stride)
+        ]
+        totals = {name: sum(float(part[name].sum(dtype=np.float64)) for part in parts) for name in SUMS}
+        return {
+            'loss': totals['loss'] / totals['count'],
+            'accuracy': totals['correct'] / totals['count'],
+        }
+
+    def logits(self, run: Callable, variables: Any) -> np.ndarray:
+        """Returns float32[n, classes] in the split's order, by `run` of compile_predict."""
+        rows = [np.asarray(run(variables, self._data, self._order, row)) for row in range(self._rows)]
+        return np.concatenate(rows)[: self._loader.size]
+
+
+def evaluate(
+    workdir: Path,
+    *,
+    checkpoint: str = 'best',
+    split: str = 'test',
+    dataset: str | None = None,
+    data_dir: str | None = None,
+    predictions: Path | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> dict:
+    """Evaluates a checkpoint and writes `evaluations/<checkpoint>-<dataset>-<split>.json` and two plots.
+
+    Args:
+      workdir: of a run.
+      checkpoint: best, last, or a step.
+      split: val (what was held out of train, as train then is the rest) or a split of the dataset.
+      dataset: another one with the same classes; the run's by default.
+      data_dir: where the datasets lie; where they lay in training by default.
+      predictions: CSV file to write: id, label, predicted, confidence.
+      devices: to run on; all by default.
+
+    Returns:
+      What training.evaluation_metrics.summarize gives, and which checkpoint and data it is about.
+
+    Raises:
+      CheckpointError: there is no such checkpoint, or it is damaged.
+      DataError: the dataset cannot be loaded or has other classes.
+    """
+    devices = devices or jax.devices()
+    saved = workdir / 'config.json'
+    if not saved.exists():
+        raise CheckpointError(f'{workdir} holds no run: there is no {saved}. Pass the --workdir of train.py.')
+    checkpoints = Checkpoints(workdir / 'checkpoints')
+    name, step = _find(checkpoints, checkpoint)
+
+    config = ConfigDict(json.loads(saved.read_text()))
+    config.model.convolution = 'auto'
+    config.batch_size += -config.batch_size % (len(devices) * config.optimizer.accumulation_steps)
+    if data_dir is not None:
+        config.dataset.data_dir = data_dir
+    experiment = create_experiment(resolve(config, devices), devices)
+    loader = _loader(experiment, dataset or config.dataset.name, split)
+    variables = experiment.execution.replicate(restore_variables(experiment, checkpoints, name, step))
+
+    run = experiment.execution.compile_predict(experiment.predict_step())
+    logits = Evaluator(experiment, loader).logits(run, variables)
+    labels = loader.arrays['label']
+    result = {
+        'checkpoint': checkpoint,
+        'step': step,
+        'dataset': dataset or config.dataset.name,
+        'split': split,
+        **summarize(logits, labels),
+    }
+    stem = f'{checkpoint}-{result["dataset"]}-{split}'
+    write_json(workdir / 'evaluations' / f'{stem}.json', result)
+    title = f'{workdir.name}, {checkpoint} (step {step:,}), {result["dataset"]} {split}'
+    names = experiment.dataset.class_names
+    matrix = np.array(result['confusion_matrix'])
+    plots.confusion_matrix(matrix, names, workdir / 'plots' / f'confusion_matrix-{stem}.png', title=title)
+    if predictions is not None:
+        _write_predictions(Path(predictions), loader.ids, labels, logits)
+    return result
+
+
+def restore_variables(experiment: Experiment, checkpoints: Checkpoints, name: str, step: int) -> Any:
+    """Returns what evaluation needs of a checkpoint: parameters and statistics, averaged where they are."""
+    state = experiment.abstract_state()
+    if name == 'best':
+        return checkpoints.restore(name, step, jax.eval_shape(lambda s: s.variables, state))
+    return checkpoints.restore(name, step, state).variables
+
+
+def _find(checkpoints: Checkpoints, checkpoint: str) -> tuple[str, int]:
+    """Returns folder and step of what --checkpoint names."""
+    kept = {name: checkpoints.steps(name) for name in KEPT}
+    if kept.get(checkpoint):
+        return checkpoint, kept[checkpoint][-1]
+    for name, steps in kept.items():
+        if checkpoint.isdecimal() and int(checkpoint) in steps:
+            return name, int(checkpoint)
+    listed = '; '.join(f'{name}: step {", ".join(map(str, steps))}' for name, steps in kept.items() if steps)
+    raise CheckpointError(
+        f'{checkpoints.directory} holds no checkpoint {checkpoint!r}; there is {listed or "none at all"}.'
+    )
+
+
+def _loader(experiment: Experiment, dataset: str, split: str) -> Resident:
+    config = experiment.config.dataset
+    if dataset == config.name and split in experiment.loaders:
+        return experiment.loaders[split]
+    if split == 'val':
+        raise DataError(f'{dataset} has no split val: this run held nothing out of it.')
+    other = sources.load(ConfigDict({**config.to_dict(), 'name': dataset}), (split,))
+    if other.class_names != experiment.dataset.class_names:
+        raise DataError(
+            f'{dataset} has {other.num_classes} classes ({", ".join(other.class_names[:3])}, …), but the model was '
+            f'trained on {experiment.dataset.num_classes} of {config.name} '
+            f'({", ".join(experiment.dataset.class_names[:3])}, …); evaluate on a dataset with the same classes.'
+        )
+    if other.image_shape[2] != experiment.dataset.image_shape[2]:
+        raise DataError(
+            f'{dataset} has images of {other.image_shape[2]} channels, {config.name} of '
+            f'{experiment.dataset.image_shape[2]}.'
+        )
+    return Resident(other.splits[split])
+
+
+def _write_predictions(path: Path, ids: np.ndarray, labels: np.ndarray, logits: np.ndarray) -> None:
+    predicted = logits.argmax(1)
+    confidence = softmax(logits.astype(np.float64), axis=1).max(1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('w', newline='') as file:
+        writer = csv.writer(file)
+        writer.writerow(('id', 'label', 'predicted', 'confidence'))
+        writer.writerows(zip(ids, labels, predicted, (f'{c:.6f}' for c in confidence), strict=True))

@@ -1,0 +1,95 @@
+"""What a trained classifier achieves on a split, computed on the host in float64."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+CALIBRATION_BINS = 15  # as Guo et al. 2017
+ROWS_AT_ONCE = 4096  # bounds the memory of the float64 copies
+
+
+def summarize(logits: np.ndarray, labels: np.ndarray) -> dict:
+    """Evaluates `logits` float32[n, classes] against `labels` int32[n]. All values are plain Python.
+
+    Returns:
+        count: n.
+        loss: mean cross entropy in nats, without label smoothing.
+        accuracy, top5_accuracy: fractions. Of equal logits the class of the lower index ranks first, as in
+            argmax. With 5 classes or fewer there is no top5_accuracy.
+        per_class_accuracy: [classes], None for a class without examples.
+        expected_calibration_error: mean distance of confidence and accuracy over 15 equal bins of the
+            highest probability (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
+        calibration_bins: {count, confidence, accuracy}, each [15]; the means are None where count is 0.
+        confusion_matrix: [classes][classes] counts; rows are true classes, columns predicted ones.
+
+    Raises:
+        ValueError: shapes that do not fit, no example, labels out of range, or logits that are not finite.
+    """
+    from sklearn.metrics import confusion_matrix
+
+    logits, labels = np.asarray(logits), np.asarray(labels)
+    _check(logits, labels)
+    classes = logits.shape[1]
+    losses, ranks, confidences, predicted = map(
+        np.concatenate, zip(*_per_example(logits, labels), strict=True)
+    )
+    correct = ranks == 0
+    confusion = confusion_matrix(labels, predicted, labels=np.arange(classes))
+    bins, calibration_error = _calibration(confidences, correct)
+
+    summary = {
+        'count': len(labels),
+        'loss': float(losses.mean()),
+        'accuracy': float(correct.mean()),
+        'expected_calibration_error': calibration_error,
+        'per_class_accuracy': _means(confusion.diagonal(), confusion.sum(axis=1)),
+        'calibration_bins': bins,
+        'confusion_matrix': confusion.tolist(),
+    }
+    if classes > 5:
+        summary['top5_accuracy'] = float((ranks < 5).mean())
+    return summary
+
+
+def _check(logits: np.ndarray, labels: np.ndarray) -> None:
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or not len(labels):
+        raise ValueError(
+            f'expected logits [n, classes] and labels [n], got {logits.shape} and {labels.shape}.'
+        )
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise ValueError(
+            f'labels from {labels.min()} to {labels.max()} do not fit logits of {logits.shape[1]} classes.'
+        )
+    finite = np.isfinite(logits).all(axis=1)
+    if not finite.all():
+        raise ValueError(
+            f'{(~finite).sum()} of {len(finite)} examples have logits that are not finite, '
+            f'first example {np.argmin(finite)}: the weights have diverged or the images are damaged.'
+        )
+
+
+def _per_example(logits: np.ndarray, labels: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yields loss, rank of the true class, confidence and predicted class for some rows at a time."""
+    for start in range(0, len(labels), ROWS_AT_ONCE):
+        scores = logits[start : start + ROWS_AT_ONCE].astype(np.float64)
+        label = labels[start : start + ROWS_AT_ONCE, None]
+        scores -= scores.max(axis=1, keepdims=True)
+        log_total = np.log(np.exp(scores).sum(axis=1))
+        own = np.take_along_axis(scores, label, axis=1)
+        ahead = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < label))
+        yield log_total - own[:, 0], ahead.sum(axis=1), np.exp(-log_total), scores.argmax(axis=1)
+
+
+def _calibration(confidences: np.ndarray, correct: np.ndarray) -> tuple[dict, float]:
+    # Bins are open below and closed above.
+    bins = np.clip(np.ceil(confidences * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
+    counts, confidence_sums, correct_sums = (
+        np.bincount(bins, weights, minlength=CALIBRATION_BINS) for weights in (None, confidences, correct)
+    )
+    error = np.abs(correct_sums - confidence_sums).sum() / len(bins)
+    means = {'confidence': _means(confidence_sums, counts), 'accuracy': _means(correct_sums, counts)}
+    return {'count': counts.tolist(), **means}, float(error)
+
+
+def _means(sums: np.ndarray, counts: np.ndarray) -> list[float | None]:
+    return [float(total / count) if count else None for total, count in zip(sums, counts, strict=True)]

@@ -1,0 +1,196 @@
+"""From a config to everything that a run is made of, for training and evaluation alike."""
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from input_pipeline import augment, normalization, sources
+from input_pipeline.loaders import Resident, steps_per_epoch, training_order
+from input_pipeline.splits import carve_validation
+from jax_models import create_model
+from training import ConfigError
+from training.optimizers import create_optimizer
+from training.parallel import Execution
+from training.state import TrainState, create_state
+from training.steps import augmentation_keys, create_predict_step, create_train_step, to_float
+
+PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-datasets', 'numpy')
+
+
+def resolve(config: ConfigDict, devices: Sequence[jax.Device]) -> ConfigDict:
+    """Returns a copy of a checked config in which no value is `auto`, which depends on the devices."""
+    config = config.copy_and_resolve_references()
+    on_cpu = devices[0].platform == 'cpu'
+    if config.precision == 'auto':
+        config.precision = 'float32' if on_cpu else 'bfloat16'
+    if config.parallel == 'auto':
+        config.parallel = 'jit'
+    if config.model.convolution == 'auto':
+        # Several CPU devices exist for tests only, and chunks of a batch would cut across their shares.
+        pays = on_cpu and len(devices) == 1 and config.precision == 'float32'
+        config.model.convolution = 'winograd' if pays else 'xla'
+    if config.early_stopping.metric == 'auto':
+        split = selection_split(config)
+        config.early_stopping.metric = 'train_loss' if split is None else f'{split}_accuracy'
+    return config
+
+
+def selection_split(config: ConfigDict) -> str | None:
+    """Returns the split whose accuracy chooses the best checkpoint: val, test, or None (the last epoch)."""
+    if config.dataset.validation:
+        return 'val'
+    return 'test' if config.dataset.watch_test else None
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and the libraries that decide about results."""
+    return {'python': platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+@dataclass
+class Experiment:
+    """A run's parts, built but not started.
+
+    Attributes:
+      config: resolved.
+      loaders: by split: train, val (where held out), test.
+      model: as trained; `create_model` again for another use.
+      steps: per epoch, the smaller last one included where it is kept.
+    """
+
+    config: ConfigDict
+    dataset: sources.Dataset
+    loaders: dict[str, Resident]
+    normalize: Callable[[jax.Array], jax.Array]
+    augment: Callable[[jax.Array, jax.Array], jax.Array]
+    execution: Execution
+    model: nn.Module
+    optimizer: optax.GradientTransformation
+    steps: int
+
+    def create_state(self) -> TrainState:
+        """Returns the state before the first step."""
+        seed, ema = self.config.seed, bool(self.config.ema.decay)
+        create = jax.jit(
+            lambda: create_state(self.model, self.optimizer, self.dataset.image_shape, seed=seed, ema=ema)
+        )
+        return create()
+
+    def abstract_state(self) -> Any:
+        """Returns the shapes of `create_state`."""
+        return jax.eval_shape(self.create_state)
+
+    def train_step(self) -> Callable:
+        return create_train_step(
+            self.config,
+            self.model,
+            self.optimizer,
+            augment=self.augment,
+            normalize=self.normalize,
+            axis_name=self.execution.axis_name,
+            unroll=not self.execution.many_steps,
+        )
+
+    def predict_step(self) -> Callable:
+        return create_predict_step(self.model, normalize=self.normalize)
+
+
+def create_experiment(config: ConfigDict, devices: Sequence[jax.Device]) -> Experiment:
+    """Loads the data and builds the rest.
+
+    Args:
+      config: checked and resolved.
+      devices: to run on.
+
+    Raises:
+      ConfigError: the batch does not fit the devices or the data, or the crop the images.
+      DataError: the dataset cannot be loaded.
+    """
+    execution = Execution(config.parallel, devices)
+    _check_batch(config, execution.device_count)
+    dataset = sources.load(config.dataset)
+    loaders = _create_loaders(config, dataset)
+    _check_data(config, dataset, loaders['train'].size, execution.device_count)
+
+    mean, std = normalization.constants(config.dataset.normalization, dataset)
+    dtype = jnp.dtype(config.precision)
+    model = create_model(
+        config.model, num_classes=dataset.num_classes, dtype=dtype, axis_name=execution.axis_name
+    )
+    return Experiment(
+        config=config,
+        dataset=dataset,
+        loaders=loaders,
+        normalize=lambda images: (images - mean) / std,
+        augment=augment.create_augmentation(config.augmentation),
+        execution=execution,
+        model=model,
+        optimizer=create_optimizer(config.optimizer),
+        steps=steps_per_epoch(loaders['train'].size, config.batch_size, drop_last=config.dataset.drop_last),
+    )
+
+
+def _create_loaders(config: ConfigDict, dataset: sources.Dataset) -> dict[str, Resident]:
+    train = dataset.splits['train']
+    loaders = {'test': Resident(dataset.splits['test'])}
+    if not config.dataset.validation:
+        return {'train': Resident(train), **loaders}
+    train_rows, val_rows = carve_validation(
+        train.labels, config.dataset.validation, config.dataset.validation_seed
+    )
+    return {'train': Resident(train, train_rows), 'val': Resident(train, val_rows), **loaders}
+
+
+def _check_batch(config: ConfigDict, devices: int) -> None:
+    unit = devices * config.optimizer.accumulation_steps
+    if config.batch_size % unit:
+        below, above = config.batch_size // unit * unit, -(-config.batch_size // unit) * unit
+        raise ConfigError(
+            f'config.batch_size={config.batch_size}: must be divisible by {unit} ({devices} devices x '
+            f'{config.optimizer.accumulation_steps} accumulation steps); the nearest are '
+            + (f'{below} and {above}' if below else f'{above}')
+        )
+
+
+def _check_data(config: ConfigDict, dataset: sources.Dataset, size: int, devices: int) -> None:
+    rest = size % config.batch_size
+    unit = devices * config.optimizer.accumulation_steps
+    if config.dataset.drop_last and size < config.batch_size:
+        raise ConfigError(
+            f'config.batch_size={config.batch_size}: larger than the {size} training images, of which '
+            'dataset.drop_last would drop all'
+        )
+    if not config.dataset.drop_last and rest % unit:
+        raise ConfigError(
+            f'config.dataset.drop_last=False: the last batch has {rest} images, which do not divide by '
+            f'{unit} ({devices} devices x {config.optimizer.accumulation_steps} accumulation steps); set '
+            '--config.dataset.drop_last=True or change batch_size'
+        )
+    padding, side = config.augmentation.crop_padding, min(dataset.image_shape[:2])
+    if padding > side or (config.augmentation.crop_mode == 'reflect' and padding >= side):
+        raise ConfigError(
+            f'config.augmentation.crop_padding={padding}: too large for images of {side} pixels'
+        )
+
+
+def augmented_images(experiment: Experiment, count: int) -> tuple[np.ndarray, list[str]]:
+    """Returns the first images of a run as its first step sees them, before normalisation, and their classes.
+
+    The images are float32[count, height, width, channels] in [0, 1].
+    """
+    loader = experiment.loaders['train']
+    rows = training_order(loader.size, seed=experiment.config.seed, epoch=0)[:count]
+    keys = augmentation_keys(experiment.config.seed, 0, np.arange(len(rows)))
+    images = jax.jit(experiment.augment)(to_float(loader.arrays['image'][rows]), keys)
+    return np.asarray(images), [
+        experiment.dataset.class_names[label] for label in loader.arrays['label'][rows]
+    ]

@@ -1,0 +1,32 @@
+"""SIGTERM and Ctrl-C: finish what runs, save, and leave with a code that says so."""
+
+import os
+import signal
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has saved its state; `exit_code` is 128 + the signal's number."""
+
+    def __init__(self, signum: int):
+        super().__init__(f'stopped by {signal.Signals(signum).name}')
+        self.exit_code = 128 + signum
+
+
+class Interruption:
+    """Within `with`, turns the first SIGTERM or SIGINT into a request; a second SIGINT exits at once."""
+
+    def __init__(self):
+        self.signum: int | None = None
+
+    def __enter__(self):
+        self._previous = {s: signal.signal(s, self._handle) for s in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_):
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+    def _handle(self, signum, _frame):
+        if self.signum is not None and signum == signal.SIGINT:
+            os._exit(128 + signum)
+        self.signum = signum

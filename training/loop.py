@@ -1,0 +1,322 @@
+"""The course of a run: epochs, evaluation, the best checkpoint, and what remains of it all."""
+
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from input_pipeline.loaders import training_order
+from jax_models.summary import parameter_count
+from training import NonFiniteLoss, plots
+from training.checkpoints import Checkpoints
+from training.console import Console
+from training.evaluation import Evaluator, restore_variables
+from training.evaluation_metrics import summarize
+from training.experiment import Experiment, selection_split, versions
+from training.interruption import Interrupted, Interruption
+from training.parallel import SUMS
+from training.schedules import learning_rates
+from training.tracking import Tracker
+
+SECONDS_PER_DISPATCH = 0.5  # so that the bar moves and a signal is heard soon
+
+
+@dataclass
+class Progress:
+    """Where a run is: what its checkpoint holds besides arrays."""
+
+    epoch: int = 0  # whole ones done
+    sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))  # of the running one
+    seconds: float = 0.0  # of the running one
+    train_seconds: float = 0.0  # of all done
+    best_epoch: int = 0
+    best: float | None = None  # the metric that chooses the best checkpoint
+    stopping_best: float | None = None  # the metric of early stopping
+    stale_epochs: int = 0  # since it last became better
+    stopped: bool = False  # by early stopping
+
+
+class Training:
+    """A run in a workdir: continues from its last checkpoint, or begins."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        workdir: Path,
+        *,
+        checkpoints: Checkpoints,
+        console: Console,
+        tracker: Tracker,
+    ):
+        self.experiment, self.config, self.workdir = experiment, experiment.config, workdir
+        self.execution, self.console, self.tracker = experiment.execution, console, tracker
+        self.checkpoints = checkpoints
+        self.progress = Progress()
+        self.selected_on = selection_split(self.config)
+        self._best_variables = None  # not yet on disk
+        self._chunk = self.config.steps_per_dispatch or 1
+        self._run_train = self.execution.compile_train(experiment.train_step())
+        self._run_evaluate = self.execution.compile_evaluate(experiment.predict_step())
+
+    def run(self) -> dict:
+        """Trains to the end and returns the results.
+
+        Raises:
+          Interrupted: after a signal, with everything saved.
+          NonFiniteLoss: naming the step; the last checkpoint is from before it.
+          CheckpointError: there is one that cannot be continued from.
+        """
+        started = time.monotonic()
+        try:
+            with Interruption() as interruption:
+                self.state = self._restored_state() or self.execution.replicate(
+                    self.experiment.create_state()
+                )
+                records = self.tracker.rewind(self.progress.epoch)
+                train_data = self.execution.replicate(self.experiment.loaders['train'].arrays)
+                evaluators = {
+                    split: Evaluator(self.experiment, self.experiment.loaders[split])
+                    for split in ({self.selected_on} - {None})
+                }
+                while self.progress.epoch < self.config.epochs and not self.progress.stopped:
+                    records.append(self._epoch(train_data, evaluators, interruption))
+            return self._finish(records, started)
+        except BaseException as error:
+            self.tracker.close(exit_code=getattr(error, 'exit_code', 1))
+            raise
+        finally:
+            self.checkpoints.close()
+
+    def _epoch(self, data, evaluators, interruption) -> dict:
+        """Trains (the rest of) an epoch, evaluates it, and saves and logs what it gave."""
+        progress, epoch = self.progress, self.progress.epoch
+        rates = self._train_epoch(data, epoch, interruption)
+        record = {
+            'epoch': epoch + 1,
+            'step': (epoch + 1) * self.experiment.steps,
+            'train_loss': progress.sums['loss'] / progress.sums['count'],
+            'train_accuracy': progress.sums['correct'] / progress.sums['count'],
+        }
+        variables = self.state.variables
+        for split, evaluator in evaluators.items():
+            metrics = evaluator.metrics(self._run_evaluate, variables)
+            if not np.isfinite(metrics['loss']):
+                raise NonFiniteLoss(self._non_finite(f'{split} loss', record['step']))
+            record |= {f'{split}_{name}': value for name, value in metrics.items()}
+        record |= {
+            'learning_rate': float(rates[-1]),
+            'seconds': progress.seconds,
+            'images_per_second': progress.sums['count'] / progress.seconds,
+            'selected_on': self.selected_on or 'last epoch',
+        }
+
+        better = self._is_best(record)
+        if better:
+            self._best_variables = self.execution.unreplicate(variables)
+        self._update_progress(record, better)
+        self.tracker.log_epoch(record)
+        self.console.epoch_line(record, self.config.epochs, best=better and self.selected_on is not None)
+        every = self.config.checkpoint.every_epochs
+        last = progress.stopped or progress.epoch == self.config.epochs
+        if last or interruption.signum or (every and progress.epoch % every == 0):
+            self._save(record['step'])
+        if interruption.signum and not last:
+            raise Interrupted(interruption.signum)
+        return record
+
+    def _train_epoch(self, data, epoch: int, interruption: Interruption) -> np.ndarray:
+        """Runs the epoch's remaining steps and returns the learning rates of all."""
+        size, batch_size = self.experiment.loaders['train'].size, self.config.batch_size
+        order = training_order(size, seed=self.config.seed, epoch=epoch)
+        rates = learning_rates(self.config, self.experiment.steps, epoch)
+        full = size // batch_size
+        segments = [(0, order[: full * batch_size].reshape(full, batch_size))]
+        if self.experiment.steps > full:
+            segments.append((full, order[None, full * batch_size :]))
+
+        done = int(self.execution.fetch(self.state.step)) - epoch * self.experiment.steps
+        self.console.start_epoch(epoch + 1, self.config.epochs, self.experiment.steps)
+        try:
+            for first, rows in segments:
+                if done < first + len(rows):
+                    stop = first + len(rows)
+                    self._segment(data, rows, rates[first:stop], first, done - first, interruption)
+                    done = stop
+        finally:
+            self.console.stop_epoch()
+        return rates
+
+    def _segment(self, data, rows, rates, offset: int, start: int, interruption: Interruption) -> None:
+        """Runs rows `start` and later of an epoch, of which `rows` are the steps from `offset`."""
+        order, device_rates = self.execution.place_order(rows), jnp.asarray(rates, jnp.float32)
+        base = self.progress.epoch * self.experiment.steps + offset
+        every = self.config.checkpoint.every_steps
+        waiting = None  # a dispatch whose results are still to come: the next one is queued behind it
+        clock = time.monotonic()
+
+        def collect():
+            nonlocal clock, waiting
+            if waiting is None:
+                return
+            first, stop, sums = waiting
+            waiting = None
+            self._absorb(self.execution.fetch(sums), base, first, stop)
+            now = time.monotonic()
+            seconds, clock = now - clock, now
+            self.progress.seconds += seconds
+            self._adapt_chunk(stop - first, seconds)
+            speed = rows.shape[1] * (stop - first) / seconds
+            self.console.update(offset + stop, self.progress.sums, rates[stop - 1], speed)
+
+        while start < len(rows):
+            stop = min(start + self._chunk, len(rows))
+            if every:
+                stop = min(stop, start + every - (base + start) % every)
+            self.state, sums = self._run_train(self.state, data, order, device_rates, start, stop)
+            collect()
+            waiting, start = (start, stop, sums), stop
+            due = every and (base + start) % every == 0
+            if due or interruption.signum:
+                collect()
+                # The end of an epoch is saved there, evaluated.
+                if offset + start < self.experiment.steps:
+                    self._save(base + start)
+                    if interruption.signum:
+                        raise Interrupted(interruption.signum)
+        collect()
+
+    def _absorb(self, sums, base: int, start: int, stop: int) -> None:
+        losses = sums['loss'][start:stop]
+        if not np.isfinite(losses).all():
+            first = int(np.argmin(np.isfinite(losses)))
+            raise NonFiniteLoss(self._non_finite('train loss', base + start + first + 1))
+        for name in SUMS:
+            self.progress.sums[name] += float(sums[name][start:stop].sum(dtype=np.float64))
+
+    def _adapt_chunk(self, steps: int, seconds: float) -> None:
+        if self.config.steps_per_dispatch or not self.execution.many_steps or steps < self._chunk:
+            return
+        if seconds < SECONDS_PER_DISPATCH / 2:
+            self._chunk *= 2
+        elif seconds > SECONDS_PER_DISPATCH * 2:
+            self._chunk = max(1, self._chunk // 2)
+
+    def _is_best(self, record: dict) -> bool:
+        metric = record.get(f'{self.selected_on}_accuracy')
+        return metric is None or self.progress.best is None or metric > self.progress.best
+
+    def _update_progress(self, record: dict, better: bool) -> None:
+        progress, stopping = self.progress, self.config.early_stopping
+        progress.epoch = record['epoch']
+        progress.train_seconds += progress.seconds
+        progress.seconds, progress.sums = 0.0, dict.fromkeys(SUMS, 0.0)
+        if better:
+            progress.best, progress.best_epoch = record.get(f'{self.selected_on}_accuracy'), record['epoch']
+        if stopping.patience:
+            sign = -1 if stopping.metric.endswith('loss') else 1
+            value = sign * record[stopping.metric]
+            improved = progress.stopping_best is None or value > progress.stopping_best
+            progress.stopping_best = value if improved else progress.stopping_best
+            progress.stale_epochs = 0 if improved else progress.stale_epochs + 1
+            progress.stopped = progress.stale_epochs >= stopping.patience
+
+    def _save(self, step: int) -> None:
+        if not self.execution.fetch(_all_finite(self.state.params)).all():
+            raise NonFiniteLoss(self._non_finite('parameters', step))
+        metadata = {'config': self.config.to_dict(), 'versions': versions()}
+        if self._best_variables is not None:
+            best_step = self.progress.best_epoch * self.experiment.steps
+            self.checkpoints.save('best', best_step, self._best_variables, metadata)
+            self._best_variables = None
+        state = self.execution.unreplicate(self.state)
+        self.checkpoints.save('last', step, state, {**metadata, 'progress': asdict(self.progress)})
+
+    def _restored_state(self):
+        """Returns the state of the last checkpoint, or None where there is none."""
+        steps = self.checkpoints.steps('last')
+        if not steps:
+            return None
+        state = self.checkpoints.restore('last', steps[-1], self.experiment.abstract_state())
+        metadata = self.checkpoints.metadata('last', steps[-1])
+        self.progress = Progress(**metadata['progress'])
+        self.progress.stopped &= bool(self.config.early_stopping.patience)
+        self.console.print(f'Continuing from step {steps[-1]:,} ({self.progress.epoch} epochs done).')
+        if (epochs := metadata['config']['epochs']) != self.config.epochs:
+            self.console.print(
+                f'config.epochs was {epochs}, is {self.config.epochs}: the schedule follows the new one.'
+            )
+        return self.execution.replicate(state)
+
+    def _finish(self, records: list[dict], started: float) -> dict:
+        """Evaluates the best checkpoint on test, draws, and writes results.json."""
+        self.checkpoints.close()
+        step = self.checkpoints.steps('best')[-1]
+        best_variables = restore_variables(self.experiment, self.checkpoints, 'best', step)
+        parameters = parameter_count(best_variables['params'])
+        variables = self.execution.replicate(best_variables)
+        evaluator = Evaluator(self.experiment, self.experiment.loaders['test'])
+        run = self.execution.compile_predict(self.experiment.predict_step())
+        test = summarize(evaluator.logits(run, variables), self.experiment.loaders['test'].arrays['label'])
+
+        best, last = records[self.progress.best_epoch - 1], records[-1]
+        results = {
+            'test_accuracy': test['accuracy'],
+            'test_loss': test['loss'],
+            **{name: value for name, value in best.items() if name.startswith('val_')},
+            'selected_on': best['selected_on'],
+            'best_epoch': best['epoch'],
+            'epochs': last['epoch'],
+            'stopped_early': self.progress.stopped,
+            **{f'last_{k}': v for k, v in last.items() if k.startswith(('train_', 'val_', 'test_'))},
+            'parameters': parameters,
+            'seed': self.config.seed,
+            'device': self.execution.name,
+            'precision': self.config.precision,
+            'train_seconds': self.progress.train_seconds,
+            'last_start_seconds': time.monotonic() - started,
+            'versions': versions(),
+        }
+        drawn = self._draw(records, np.array(test['confusion_matrix']))
+        self.tracker.log_plots(drawn)
+        self.tracker.finish(results, self.checkpoints.directory / 'best' / str(step))
+        return results
+
+    def _draw(self, records: list[dict], confusion: np.ndarray) -> dict[str, Path]:
+        folder, title = self.workdir / 'plots', self.workdir.name
+        steps = self.experiment.steps
+        epochs = range(records[-1]['epoch'])
+        rates = np.concatenate([learning_rates(self.config, steps, epoch) for epoch in epochs])
+        time_axis = np.arange(len(rates)) / steps
+        names = self.experiment.dataset.class_names
+        return {
+            'curves': plots.learning_curves(
+                records,
+                folder / 'curves.png',
+                title=title,
+                best_epoch=self.progress.best_epoch if self.selected_on else None,
+                selected_on=self.selected_on,
+            ),
+            'learning_rate': plots.learning_rate(time_axis, rates, folder / 'learning_rate.png', title=title),
+            'confusion_matrix': plots.confusion_matrix(
+                confusion, names, folder / 'confusion_matrix.png', title=f'{title}, test'
+            ),
+        }
+
+    def _non_finite(self, what: str, step: int) -> str:
+        epoch = (step - 1) // self.experiment.steps + 1
+        saved = self.checkpoints.steps('last')
+        kept = (
+            f'The last good checkpoint is of step {saved[-1]:,}' if saved else 'No checkpoint was saved yet'
+        )
+        return (
+            f'the {what} became infinite or NaN at step {step:,} (epoch {epoch}). {kept}. Try a lower '
+            'optimizer.learning_rate, a longer schedule.warmup_epochs or optimizer.clip_norm=1.'
+        )
+
+
+@jax.jit
+def _all_finite(tree) -> jax.Array:
+    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all(keepdims=True)

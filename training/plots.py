@@ -1,0 +1,258 @@
+"""Plots of a run, as one would put them into a report. Each is written at once and its path returned."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+# Okabe and Ito's colours, told apart with any colour vision.
+SPLITS = {
+    'train': ('train', '#0072B2'),
+    'val': ('validation', '#D55E00'),
+    'test': ('test', '#009E73'),
+}
+GREY = '#666666'
+DPI = 150
+STYLE = matplotlib.rc_context(
+    {
+        'font.size': 10,
+        'axes.titlesize': 10,
+        'axes.titlelocation': 'left',
+        'figure.titlesize': 12,
+        'figure.titleweight': 'bold',
+        'axes.spines.top': False,
+        'axes.spines.right': False,
+        'axes.edgecolor': GREY,
+        'axes.axisbelow': True,
+        'grid.color': '#E5E5E5',
+        'lines.linewidth': 1.6,
+        'legend.frameon': False,
+        'text.parse_math': False,  # a class or a run may be called a$b
+    }
+)
+
+
+@STYLE
+def learning_curves(
+    records: Sequence[Mapping],
+    path: Path,
+    *,
+    title: str,
+    best_epoch: int | None = None,
+    selected_on: str | None = None,
+) -> Path:
+    """Draws accuracy and loss of each epoch.
+
+    Args:
+        records: the objects of metrics.jsonl. Splits without values are left out, None and NaN leave gaps.
+        best_epoch: marked, with its values.
+        selected_on: what chose the best epoch, such as 'val_accuracy', for the label.
+    """
+    figure = Figure(figsize=(10, 4.3), dpi=DPI, layout='constrained')
+    figure.suptitle(title, x=0.01, ha='left')
+    accuracy, loss = figure.subplots(1, 2)
+    for axes, metric, name in ((accuracy, 'accuracy', 'accuracy (%)'), (loss, 'loss', 'loss (nats)')):
+        _curves(axes, records, metric, best_epoch)
+        axes.set(xlabel='epoch', ylabel=name)
+    handles, labels = accuracy.get_legend_handles_labels()
+    if best_epoch is not None:
+        reason = '' if selected_on is None else f', chosen on {_words(selected_on)}'
+        line = accuracy.axvline(best_epoch, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        loss.axvline(best_epoch, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        handles, labels = [*handles, line], [*labels, f'best epoch: {best_epoch}{reason}']
+    if handles:
+        figure.legend(handles, labels, loc='outside lower center', ncols=len(handles))
+    return _save(figure, path)
+
+
+def _curves(axes: Axes, records: Sequence[Mapping], metric: str, best_epoch: int | None) -> None:
+    epochs = [record['epoch'] for record in records]
+    scale = 100 if metric == 'accuracy' else 1
+    best = []
+    for split, (label, color) in SPLITS.items():
+        values = _floats([record.get(f'{split}_{metric}') for record in records]) * scale
+        if not np.isfinite(values).any():
+            continue
+        marker = 'o' if len(epochs) <= 30 else None
+        axes.plot(epochs, values, color=color, label=label, marker=marker, markersize=3.5)
+        if best_epoch in epochs and np.isfinite(value := values[epochs.index(best_epoch)]):
+            axes.plot(best_epoch, value, 'o', color=color, markersize=8, fillstyle='none', clip_on=False)
+            best.append(f'{label} {value:.2f} %' if metric == 'accuracy' else f'{label} {value:.3f}')
+    if best:
+        axes.set_title(f'epoch {best_epoch}: ' + ', '.join(best), color=GREY)
+    _epoch_axis(axes, epochs)
+
+
+def _epoch_axis(axes: Axes, epochs: Sequence[float]) -> None:
+    axes.grid(True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if len(set(epochs)) == 1:
+        axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
+
+
+@STYLE
+def learning_rate(epochs: Sequence[float], rates: Sequence[float], path: Path, *, title: str) -> Path:
+    """Draws the learning rates float[n] over the (fractional) epochs float[n] at which they hold."""
+    figure = Figure(figsize=(6.5, 3.8), dpi=DPI, layout='constrained')
+    figure.suptitle(title, x=0.015, ha='left')
+    axes = figure.subplots()
+    axes.plot(
+        epochs, rates, color=SPLITS['train'][1], marker='o' if len(epochs) <= 30 else None, markersize=3.5
+    )
+    axes.set(xlabel='epoch', ylabel='learning rate', ylim=(0, None))
+    axes.ticklabel_format(axis='y', scilimits=(-3, 3), useMathText=False)
+    _epoch_axis(axes, epochs)
+    return _save(figure, path)
+
+
+def image_grid(
+    images: np.ndarray, path: Path, *, title: str, titles: Sequence[str] | None = None, columns: int = 8
+) -> Path:
+    """Shows images, uint8 or float32 in [0, 1], [n, height, width, 1 or 3], each with its title below.
+
+    Small images are enlarged by whole factors, so that every pixel of theirs is a square.
+    """
+    images = np.asarray(images)
+    if images.dtype != np.uint8:
+        images = np.round(np.clip(np.nan_to_num(images), 0, 1) * 255).astype(np.uint8)
+    count, height, width, _ = images.shape
+    images = np.broadcast_to(images, (count, height, width, 3))
+    factor = max(1, 136 // max(height, width))
+    height, width = height * factor, width * factor
+    columns = min(columns, count)
+    gap, text, header = 10, 26 if titles else 0, 56  # pixels
+    rows = -(-count // columns)
+    canvas_height = header + rows * (height + text + gap)
+    canvas_width = max(gap + columns * (width + gap), 13 * len(title) + 2 * gap)
+    canvas = np.full((canvas_height, canvas_width, 3), 255, np.uint8)
+    figure = Figure(figsize=(canvas_width / DPI, canvas_height / DPI), dpi=DPI)
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        top, left = header + row * (height + text + gap), gap + column * (width + gap)
+        canvas[top : top + height, left : left + width] = image.repeat(factor, 0).repeat(factor, 1)
+        if titles:
+            figure.text(
+                left + width / 2,
+                canvas_height - top - height - 5,
+                _shortened(titles[index], width // 9),
+                transform=None,  # in pixels
+                ha='center',
+                va='top',
+                fontsize=8,
+                parse_math=False,
+            )
+    figure.figimage(canvas)
+    figure.text(
+        gap, canvas_height - 14, title, transform=None, va='top', fontsize=12, weight='bold', parse_math=False
+    )
+    return _save(figure, path)
+
+
+@STYLE
+def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str], path: Path, *, title: str) -> Path:
+    """Draws counts int[classes, classes] (rows true, columns predicted) as per cent of each true class.
+
+    Up to 20 classes the cells carry numbers; with more, the most frequent confusions are listed instead.
+    """
+    matrix = np.asarray(matrix)
+    count = len(matrix)
+    totals = matrix.sum(axis=1, keepdims=True)
+    percent = np.where(totals, 100 * matrix / np.maximum(totals, 1), np.nan)
+    small = count <= 20
+    side = max(4.5, 2.4 + 0.52 * count) if small else 8
+    figure = Figure(figsize=(side + 1.2, side), dpi=DPI, layout='constrained')
+    figure.suptitle(title, x=0.01, ha='left')
+    axes = figure.subplots()
+    cells = matrix.diagonal().sum(), matrix.sum()
+    axes.set_title(f'{cells[0] / max(cells[1], 1):.2%} of {cells[1]:,} images correct', color=GREY)
+    # The square root makes confusions of a few per cent visible beside a diagonal near 100.
+    norm = PowerNorm(0.5, 0, 100)
+    colors = matplotlib.colormaps['Blues'].with_extremes(bad='#EEEEEE')
+    image = axes.imshow(percent, cmap=colors, norm=norm, interpolation='nearest')
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, ticks=[0, 1, 5, 10, 25, 50, 75, 100])
+    bar.set_label('images of the true class (%)')
+    bar.outline.set_visible(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=2 if not small else 0)
+    ticks = np.arange(0, count, -(-count // 25))
+    names = [_shortened(class_names[tick], 18) for tick in ticks]
+    axes.set_xticks(ticks, names, rotation=45, ha='right', rotation_mode='anchor')
+    axes.set_yticks(ticks, names)
+    axes.set(xlabel='predicted class', ylabel='true class')
+    if small:
+        for row, column in np.argwhere(matrix):
+            value = percent[row, column]
+            color = 'white' if norm(value) > 0.6 else 'black'
+            label = f'{value:.1f}' if value < 99.95 else '100'
+            axes.text(column, row, label, ha='center', va='center', fontsize=8, color=color)
+    else:
+        figure.supxlabel(_confusions(percent, class_names), x=0.01, ha='left', fontsize=9)
+    return _save(figure, path)
+
+
+def _confusions(percent: np.ndarray, class_names: Sequence[str], shown: int = 5) -> str:
+    errors = np.nan_to_num(percent * (1 - np.eye(len(percent))))
+    worst = [np.unravel_index(index, errors.shape) for index in np.argsort(-errors, axis=None)[:shown]]
+    lines = [
+        f'{errors[true, predicted]:.0f} % of {class_names[true]} taken for {class_names[predicted]}'
+        for true, predicted in worst
+        if errors[true, predicted]
+    ]
+    return 'Most frequent confusions:\n' + '\n'.join(lines)
+
+
+@STYLE
+def reliability_diagram(bins: Mapping, path: Path, *, title: str, calibration_error: float) -> Path:
+    """Draws accuracy against confidence (Guo et al. 2017).
+
+    Args:
+        bins: `calibration_bins` of evaluation_metrics.summarize.
+        calibration_error: its `expected_calibration_error`, a fraction.
+    """
+    counts = np.asarray(bins['count'])
+    width = 1 / len(counts)
+    centers = (np.arange(len(counts)) + 0.5) * width
+    confidence, accuracy = _floats(bins['confidence']), _floats(bins['accuracy'])
+    figure = Figure(figsize=(5, 5.2), dpi=DPI, layout='constrained')
+    figure.suptitle(title, x=0.015, ha='left')
+    axes, shares = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    axes.set_title(f'expected calibration error {100 * calibration_error:.2f} %', color=GREY)
+    axes.bar(centers, accuracy, width * 0.92, color='#56B4E9')
+    axes.plot(confidence, accuracy, 'o', color=SPLITS['train'][1], markersize=4, label='measured')
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (4, 3)), label='perfectly calibrated')
+    axes.legend(loc='upper left')
+    axes.set(ylabel='accuracy (%)', xlim=(0, 1), ylim=(0, 1))
+    shares.bar(centers, counts / counts.sum(), width * 0.92, color='#BBBBBB')
+    shares.set(xlabel='confidence (%)', ylabel='images (%)')
+    for axis in (axes.yaxis, axes.xaxis, shares.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, symbol=''))
+    return _save(figure, path)
+
+
+def _floats(values: Sequence[float | None]) -> np.ndarray:
+    return np.array([np.nan if value is None else value for value in values], float)
+
+
+def _words(metric: str) -> str:
+    """'val_accuracy' → 'validation accuracy'."""
+    split, _, rest = metric.partition('_')
+    return f'{SPLITS[split][0]} {rest}'.strip() if split in SPLITS else metric
+
+
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + '…'
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + '.partial')
+    figure.savefig(partial, format='png')
+    os.replace(partial, path)
+    return path

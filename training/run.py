@@ -1,0 +1,113 @@
+"""A whole run, as train.py starts it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from jax_models import create_model, summary
+from training import CheckpointError, plots
+from training import config as configuration
+from training.checkpoints import Checkpoints
+from training.console import Console
+from training.experiment import Experiment, augmented_images, create_experiment, resolve
+from training.loop import Training
+from training.tracking import Tracker, write_json
+
+
+def run(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None) -> dict:
+    """Trains what `config` describes in `workdir`, or continues there, and returns what results.json says.
+
+    Args:
+      config: as configs/default.py declares it; checked here.
+      workdir: made where it is not there.
+      devices: to run on; all by default.
+
+    Raises:
+      ConfigError, DataError: before anything is computed.
+      CheckpointError: `workdir` holds a run with another config, or a damaged one.
+      NonFiniteLoss, Interrupted: as training.loop.Training.run.
+    """
+    configuration.check(config)
+    devices = devices or jax.devices()
+    config = resolve(config, devices)
+    console = Console()
+    checkpoints = Checkpoints(workdir / 'checkpoints')
+    if steps := checkpoints.steps('last'):
+        metadata = checkpoints.metadata('last', steps[-1])
+        _check_same_run(workdir, metadata['config'], config)
+        results = workdir / 'results.json'
+        if results.exists() and _finished(metadata['progress'], config):
+            console.print(f'The run in {workdir} is finished; use another --workdir for a new one.')
+            return _report(console, workdir, json.loads(results.read_text()))
+
+    experiment = create_experiment(config, devices)
+    write_json(workdir / 'config.json', config.to_dict())
+    _describe(console, experiment, workdir)
+    tracker = Tracker(workdir, config.wandb, config.to_dict())
+    images, names = augmented_images(experiment, 32)
+    sheet = plots.image_grid(
+        images,
+        workdir / 'plots' / 'training_images.png',
+        titles=names,
+        title=f'{workdir.name}, training images',
+    )
+    tracker.log_plots({'training_images': sheet})
+    training = Training(experiment, workdir, checkpoints=checkpoints, console=console, tracker=tracker)
+    return _report(console, workdir, training.run())
+
+
+def _check_same_run(workdir: Path, saved: dict, config: ConfigDict) -> None:
+    if different := configuration.different_keys(saved, config):
+        listed = '; '.join(f'config.{key} was {old!r}, is {new!r}' for key, (old, new) in different.items())
+        raise CheckpointError(
+            f'{workdir} holds a run with another config: {listed}. Continue it with its own values, or begin '
+            'a new run in another --workdir.'
+        )
+
+
+def _finished(progress: dict, config: ConfigDict) -> bool:
+    stopped = progress['stopped'] and config.early_stopping.patience > 0
+    return progress['epoch'] >= config.epochs or stopped
+
+
+def _describe(console: Console, experiment: Experiment, workdir: Path) -> None:
+    config, dataset = experiment.config, experiment.dataset
+    shape = dataset.image_shape
+    console.print(summary.table(experiment.model, shape))
+    with_xla = config.model.copy_and_resolve_references()
+    with_xla.convolution = 'xla'
+    flops = summary.flops(create_model(with_xla, num_classes=dataset.num_classes), shape)
+    console.print(f'{flops / 1e6:,.1f} million floating-point operations an image, forward')
+    if config.model.stem == 'imagenet' and min(shape[:2]) <= 64:
+        console.print(
+            f'warning: the 7x7 stem leaves little of images of {shape[0]} x {shape[1]} pixels; '
+            '--config.model.stem=cifar suits them'
+        )
+    sizes = ', '.join(f'{name} {loader.size:,}' for name, loader in experiment.loaders.items())
+    console.print(
+        f'{dataset.name} {dataset.version}: {sizes} images of {shape[0]} x {shape[1]} x {shape[2]}, '
+        f'{dataset.num_classes} classes'
+    )
+    console.print(
+        f'{experiment.execution.name}, {config.parallel}, '
+        f'{config.precision}; {experiment.steps} steps of {config.batch_size} images an epoch; in {workdir}'
+    )
+
+
+def _report(console: Console, workdir: Path, results: dict) -> dict:
+    console.print()
+    if 'val_accuracy' in results:
+        console.print(f'validation accuracy  {results["val_accuracy"]:.2%}')
+    console.print(f'test accuracy        {results["test_accuracy"]:.2%}  (loss {results["test_loss"]:.4f})')
+    choice = {'val': 'chosen on validation', 'test': 'CHOSEN ON TEST, so optimistic'}
+    console.print(
+        f'from epoch           {results["best_epoch"]} of {results["epochs"]}, '
+        + choice.get(results['selected_on'], 'the last')
+    )
+    console.print(f'parameters           {results["parameters"]:,}')
+    console.print(f'training             {results["train_seconds"]:,.1f} s on {results["device"]}')
+    console.print(f'plots                {workdir / "plots"}')
+    return results

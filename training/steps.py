@@ -1,0 +1,151 @@
+"""One step of training and of evaluation: pure functions that know nothing of devices.
+
+A batch is {'image': uint8[batch, height, width, channels], 'label': int32[batch], 'position':
+int32[batch]}: the position in the global batch, which keys each image's augmentation.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from training.losses import cross_entropy
+from training.optimizers import set_learning_rate
+from training.state import TrainState
+
+Batch = dict[str, jax.Array]
+# Streams of randomness within a step.
+AUGMENTATION, DROPOUT = 0, 1
+
+
+def create_train_step(
+    config: ConfigDict,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    *,
+    augment: Callable[[jax.Array, jax.Array], jax.Array],
+    normalize: Callable[[jax.Array], jax.Array],
+    axis_name: str | None = None,
+    unroll: bool = True,
+) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns `train_step(state, batch, learning_rate) -> state, sums`.
+
+    `sums` are float32[] over the global batch: `loss` and `correct` (added up), `count`.
+
+    Args:
+      config: reads seed, loss, ema and optimizer.accumulation_steps.
+      augment: (float32 images in [0, 1], keys[batch]) -> images.
+      normalize: float32 images in [0, 1] -> what the model sees.
+      axis_name: mapped axis over which gradients and sums are averaged or added (pmap), None under jit.
+      unroll: whether to write the parts of an accumulated batch out (a CPU runs loops on one thread).
+    """
+    parts = config.optimizer.accumulation_steps
+    decay = config.ema.decay
+
+    def loss_and_gradients(params, batch_stats, images, labels, dropout_key):
+        def loss_fn(params):
+            logits, updates = model.apply(
+                {'params': params, 'batch_stats': batch_stats},
+                images,
+                train=True,
+                mutable=['batch_stats'],
+                rngs={'dropout': dropout_key},
+            )
+            losses = cross_entropy(logits, labels, label_smoothing=config.loss.label_smoothing)
+            correct = (logits.argmax(-1) == labels).sum()
+            sums = {'loss': losses.sum(), 'correct': correct, 'count': jnp.float32(labels.size)}
+            return losses.mean(), (updates.get('batch_stats', {}), sums)
+
+        (_, (batch_stats, sums)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        return batch_stats, jax.tree.map(lambda x: x.astype(jnp.float32), sums), gradients
+
+    def accumulate(state, images, labels, dropout_key):
+        if parts == 1:
+            return loss_and_gradients(state.params, state.batch_stats, images, labels, dropout_key)
+        # Part i takes every parts-th image, so that each device keeps its own.
+        split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), (images, labels))
+
+        def body(carry, part):
+            batch_stats, sums, gradients = carry
+            images, labels, index = part
+            key = jax.random.fold_in(dropout_key, index)
+            batch_stats, *new = loss_and_gradients(state.params, batch_stats, images, labels, key)
+            return (batch_stats, *jax.tree.map(jnp.add, (sums, gradients), tuple(new))), None
+
+        zeros = {name: jnp.zeros(()) for name in ('loss', 'correct', 'count')}
+        carry = (state.batch_stats, zeros, jax.tree.map(jnp.zeros_like, state.params))
+        (batch_stats, sums, gradients), _ = jax.lax.scan(
+            body, carry, (*split, jnp.arange(parts)), unroll=unroll
+        )
+        return batch_stats, sums, jax.tree.map(lambda g: g / parts, gradients)
+
+    def train_step(state, batch, learning_rate):
+        dropout_key = _stream(config.seed, state.step, DROPOUT)
+        if axis_name is not None:
+            dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
+        keys = augmentation_keys(config.seed, state.step, batch['position'])
+        images = normalize(augment(to_float(batch['image']), keys))
+
+        batch_stats, sums, gradients = accumulate(state, images, batch['label'], dropout_key)
+        if axis_name is not None:
+            gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), axis_name)
+            sums = jax.lax.psum(sums, axis_name)
+
+        opt_state = set_learning_rate(state.opt_state, learning_rate)
+        updates, opt_state = optimizer.update(gradients, opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        step = state.step + 1
+        ema = state.ema
+        if ema is not None:
+            keep = jnp.minimum(
+                decay, step / (step + 9.0)
+            )  # young averages follow quickly, as in TensorFlow's
+            ema = jax.tree.map(
+                lambda old, new: keep * old + (1 - keep) * new,
+                ema,
+                {'params': params, 'batch_stats': batch_stats},
+            )
+        return TrainState(step, params, batch_stats, opt_state, ema), sums
+
+    return train_step
+
+
+def create_predict_step(
+    model: nn.Module, *, normalize: Callable[[jax.Array], jax.Array]
+) -> Callable[[Any, Batch], jax.Array]:
+    """Returns `predict_step(variables, batch) -> logits`, float32[batch, classes]."""
+
+    def predict_step(variables, batch):
+        return model.apply(variables, normalize(to_float(batch['image'])), train=False)
+
+    return predict_step
+
+
+def evaluation_sums(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+    """Returns the sums of a padded batch, as train_step's; padding is where `valid` bool[batch] is false."""
+    losses = cross_entropy(logits, batch['label'])
+    correct = logits.argmax(-1) == batch['label']
+    valid = batch['valid']
+    return {
+        'loss': jnp.where(valid, losses, 0).sum(),
+        'correct': (correct & valid).sum().astype(jnp.float32),
+        'count': valid.sum().astype(jnp.float32),
+    }
+
+
+def to_float(images: jax.Array) -> jax.Array:
+    """Scales uint8 to float32 in [0, 1] (torchvision's ToTensor)."""
+    return images.astype(jnp.float32) / 255
+
+
+def augmentation_keys(seed: int, step: jax.Array, positions: jax.Array) -> jax.Array:
+    """Returns the key of each image of a step from its position in the global batch, int32[batch]."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(_stream(seed, step, AUGMENTATION), positions)
+
+
+def _stream(seed: int, step: jax.Array, stream: int) -> jax.Array:
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), stream)
