@@ -1,6 +1,6 @@
 """Evaluates a checkpoint of a run.
 
-  python evaluate.py --workdir=runs/resnet18 [--checkpoint=best|last|STEP] [--split=test] [--predictions=FILE.csv]
+  python evaluate.py --workdir=DIR [--checkpoint=best|last|STEP] [--split=test] [--predictions=FILE.csv]
 
 Writes evaluations/<checkpoint>-<dataset>-<split>.json in the workdir, and two plots beside the run's.
 """
@@ -12,12 +12,8 @@ from absl import app, flags
 from training import command_line
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
-_CHECKPOINT = flags.DEFINE_string(
-    'checkpoint', 'best', 'best, last, or the step of a checkpoint that is kept.'
-)
-_SPLIT = flags.DEFINE_string(
-    'split', 'test', 'val is what was held out of train; else a split of the dataset.'
-)
+_CHECKPOINT = flags.DEFINE_string('checkpoint', 'best', 'best, last, or the step of one that is kept.')
+_SPLIT = flags.DEFINE_string('split', 'test', 'val (what was held out of train) or a split of the dataset.')
 _DATASET = flags.DEFINE_string('dataset', None, "Another dataset with the same classes; default: the run's.")
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where the datasets lie now; default: where they lay then.')
 _PREDICTIONS = flags.DEFINE_string('predictions', None, 'CSV file for id, label, predicted, confidence.')

@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
-from training import command_line
+from training import ConfigError, command_line
 
 # Nothing heavy is imported here: --help and a mistyped flag are answered at once.
 
@@ -27,14 +27,19 @@ flags.mark_flag_as_required('config')
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'unexpected argument {argv[1]!r}; overrides look like --config.epochs=5')
-    name = Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
+    file = Path(config_flags.get_config_filename(flags.FLAGS['config']))
     with command_line.explained():
+        if not file.is_file():
+            known = ', '.join(sorted(str(path) for path in file.parent.glob('[!_]*.py')))
+            raise ConfigError(
+                f'--config={file}: there is no such file' + (f'; there are {known}' if known else '')
+            )
         command_line.prepare_jax()
         from training.interruption import Interrupted
         from training.run import run
 
         try:
-            run(_CONFIG.value, Path(_WORKDIR.value or f'runs/{name}'))
+            run(_CONFIG.value, Path(_WORKDIR.value or f'runs/{file.stem}'))
         except Interrupted as interrupted:
             print(f'{interrupted}; saved. Continue with:\n  python {shlex.join(sys.argv)}', file=sys.stderr)
             sys.exit(interrupted.exit_code)

@@ -8,14 +8,17 @@ from configs import default
 
 def get_config():
     config = default.get_config()
-    config.epochs = 12
+    config.epochs = 15
     config.batch_size = 64
 
     config.dataset.name = 'digits'
     config.dataset.drop_last = True
     config.augmentation.crop_padding = 1
 
-    config.model.width = 8
+    config.model.width = 16
+    config.model.zero_init_last_norm = True
+    config.loss.label_smoothing = 0.1
+    config.optimizer.learning_rate = 0.05
     config.optimizer.nesterov = True
     config.schedule.warmup_epochs = 1.0
     return config

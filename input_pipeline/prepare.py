@@ -93,11 +93,13 @@ def _prepare_cifar(name: str, root: Path, manual_dir: str, progress: bool) -> No
             raise DataError(f'{builder.data_path} has no dataset_info.json, so it is incomplete: remove it.')
         builder.archive = _archive(builder, root, manual_dir, progress)
         builder.download_and_prepare(file_format='array_record')
-    except OSError as error:
+    except DataError:
+        raise
+    except Exception as error:  # TFDS wraps a full disk, for one, in a RuntimeError
         if records.find(name, root):  # another process was faster
             return
         raise DataError(
-            f'Cannot prepare {name} in {root}: {error.strerror or error}. Choose another folder with '
+            f'Cannot prepare {name} in {root}: {error}. Choose another folder with '
             '--config.dataset.data_dir=DIR, or make this one writable and free about 500 MB there.'
         ) from error
 
@@ -109,11 +111,13 @@ def _cifar_builder_cls(name: str) -> type:
     `archive`, a path, must be set on an instance before it prepares anything.
     """
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download import checksums
 
     original = tfds.builder_cls(name)
 
     class Cifar(original, skip_registration=True):
-        url_infos = original.url_infos  # TFDS would look for the checksums beside this file
+        # Read by hand: TFDS would look beside this file, with a package that it does not install.
+        url_infos = checksums.load_url_infos(Path(tfds.__file__).parent / f'url_checksums/{name}.txt')
 
         def _split_generators(self, dl_manager):
             layout = self._cifar_info
@@ -149,37 +153,42 @@ def _examples(content: bytes, label_keys: list[str], id_prefix: str) -> Iterator
 def _archive(builder, root: Path, manual_dir: str, progress: bool) -> Path:
     """Returns the verified archive: from manual_dir, or downloaded before, or downloaded now."""
     url = builder._cifar_info.url
-    expected = builder.url_infos[url]
     filename = url.rpartition('/')[2]
-    downloaded = root / 'downloads' / filename
     if manual_dir:
         archive = Path(manual_dir).expanduser() / filename
         if not archive.exists():
             raise DataError(f'config.dataset.manual_dir: no {archive}. Download {url} into that folder.')
+        _verify(archive, builder.url_infos[url], f'Download {url} again')
+        return archive
+    archive = root / 'downloads' / filename
+    if archive.exists():
+        _verify(archive, builder.url_infos[url], 'Remove it, and it is downloaded again')
     else:
-        archive = downloaded
-        if not archive.exists():
-            _download(url, archive, expected.size, progress)
+        _download(url, archive, builder.url_infos[url], progress)
+    return archive
+
+
+def _verify(archive: Path, expected, way_out: str) -> None:
+    """Compares a file with a UrlInfo of TFDS."""
     with open(archive, 'rb') as file:
         checksum = hashlib.file_digest(file, 'sha256').hexdigest()
     if checksum != expected.checksum:
         raise DataError(
-            f'{archive} is not the file that TFDS knows, or is damaged: SHA-256 {checksum}, expected '
-            f'{expected.checksum} ({archive.stat().st_size:,} bytes, expected {expected.size:,}). Remove it'
-            f'{f" and download {url} in its place" if manual_dir else ", and it is downloaded again"}.'
+            f'{archive} is damaged, or not the file that TFDS knows: {archive.stat().st_size:,} bytes with '
+            f'SHA-256 {checksum}, where {expected.size:,} bytes with {expected.checksum} were expected. {way_out}.'
         )
-    return archive
 
 
-def _download(url: str, target: Path, size: int, progress: bool) -> None:
-    """Downloads a file; it appears under its name only when it is complete."""
+def _download(url: str, target: Path, expected, progress: bool) -> None:
+    """Downloads a file; it appears under its name only when it is complete and right."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f'{target.name}.{uuid.uuid4().hex}.tmp')
-    title = f'Downloading {url} ({size / 1e6:,.0f} MB) to {target}'
+    title = f'Downloading {url} ({expected.size / 1e6:,.0f} MB) to {target}'
     try:
         with _connect(url, target) as response, open(temporary, 'wb') as file:
-            for block in track(_blocks(response, url, target), size, title, progress):
+            for block in track(_blocks(response, url, target), expected.size, title, progress):
                 file.write(block)
+        _verify(temporary, expected, f'The download from {url} went wrong: try again')
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -69,7 +69,8 @@ class Checkpoints:
             key = different[0]
             raise CheckpointError(
                 f'{self.directory / name / str(step)} was saved by another model or optimizer: '
-                f'{len(different)} arrays differ, among them {key} ({found.get(key)} there, {wanted.get(key)} now). '
+                f'{len(different)} arrays differ, among them {key} (there {found.get(key)}, now '
+                f'{wanted.get(key)}). '
                 'Use the config it was trained with, or another --workdir.'
             )
         with self._explained(name, step):

@@ -47,7 +47,7 @@ def explained() -> Iterator[None]:
 
 
 def prepare_jax() -> None:
-    """Quiets its libraries and turns on the persistent compilation cache (JAX_COMPILATION_CACHE_DIR moves it)."""
+    """Quiets its libraries; turns on the compilation cache, which JAX_COMPILATION_CACHE_DIR may move."""
     import jax
 
     logging.set_verbosity(logging.WARNING)  # Orbax says a page per checkpoint

@@ -36,7 +36,7 @@ class Console:
         """Shows how far the epoch is: steps done, means so far, learning rate, images per second."""
         status = (
             f'{step}/{self._steps}  loss {sums["loss"] / sums["count"]:.3f}  '
-            f'accuracy {sums["correct"] / sums["count"]:.1%}  rate {rate:.2g}  {images_per_second:,.0f} img/s'
+            f'accuracy {sums["correct"] / sums["count"]:.1%}  lr {rate:.2g}  {images_per_second:,.0f} img/s'
         )
         if self._bar is not None:
             self._bar.update(self._task, completed=step, status=status)
@@ -57,7 +57,7 @@ class Console:
             if f'{split}_loss' in record:
                 loss, accuracy = record[f'{split}_loss'], record[f'{split}_accuracy']
                 parts.append(f'{split} loss {loss:.3f} accuracy {100 * accuracy:5.2f} %')
-        parts.append(f'rate {record["learning_rate"]:.2g}')
+        parts.append(f'lr {record["learning_rate"]:.2g}')
         parts.append(f'{record["seconds"]:.1f} s  {record["images_per_second"]:,.0f} img/s')
         if best:
             parts.append(f'* best on {record["selected_on"]}')

@@ -146,10 +146,10 @@ def _loader(experiment: Experiment, dataset: str, split: str) -> Resident:
         raise DataError(f'{dataset} has no split val: this run held nothing out of it.')
     other = sources.load(ConfigDict({**config.to_dict(), 'name': dataset}), (split,))
     if other.class_names != experiment.dataset.class_names:
+        theirs, ours = (', '.join(d.class_names[:3]) for d in (other, experiment.dataset))
         raise DataError(
-            f'{dataset} has {other.num_classes} classes ({", ".join(other.class_names[:3])}, …), but the model was '
-            f'trained on {experiment.dataset.num_classes} of {config.name} '
-            f'({", ".join(experiment.dataset.class_names[:3])}, …); evaluate on a dataset with the same classes.'
+            f'{dataset} has {other.num_classes} classes ({theirs}, …), but the model was trained on the '
+            f'{experiment.dataset.num_classes} of {config.name} ({ours}, …): evaluate one with these.'
         )
     if other.image_shape[2] != experiment.dataset.image_shape[2]:
         raise DataError(

@@ -53,9 +53,7 @@ def summarize(logits: np.ndarray, labels: np.ndarray) -> dict:
 
 def _check(logits: np.ndarray, labels: np.ndarray) -> None:
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or not len(labels):
-        raise ValueError(
-            f'expected logits [n, classes] and labels [n], got {logits.shape} and {labels.shape}.'
-        )
+        raise ValueError(f'expected logits [n, classes], labels [n]; got {logits.shape}, {labels.shape}.')
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise ValueError(
             f'labels from {labels.min()} to {labels.max()} do not fit logits of {logits.shape[1]} classes.'

@@ -18,6 +18,7 @@ SPLITS = {
     'test': ('test', '#009E73'),
 }
 GREY = '#666666'
+DASHED = {'color': GREY, 'linewidth': 1, 'linestyle': (0, (4, 3)), 'zorder': 1.5}
 DPI = 150
 STYLE = matplotlib.rc_context(
     {
@@ -32,7 +33,10 @@ STYLE = matplotlib.rc_context(
         'axes.axisbelow': True,
         'grid.color': '#E5E5E5',
         'lines.linewidth': 1.6,
+        'lines.markersize': 3.5,
         'legend.frameon': False,
+        'figure.constrained_layout.h_pad': 0.08,  # inches
+        'figure.constrained_layout.w_pad': 0.08,
         'text.parse_math': False,  # a class or a run may be called a$b
     }
 )
@@ -63,8 +67,7 @@ def learning_curves(
     handles, labels = accuracy.get_legend_handles_labels()
     if best_epoch is not None:
         reason = '' if selected_on is None else f', chosen on {_words(selected_on)}'
-        line = accuracy.axvline(best_epoch, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        loss.axvline(best_epoch, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        line, _ = [axes.axvline(best_epoch, **DASHED) for axes in (accuracy, loss)]
         handles, labels = [*handles, line], [*labels, f'best epoch: {best_epoch}{reason}']
     if handles:
         figure.legend(handles, labels, loc='outside lower center', ncols=len(handles))
@@ -79,14 +82,17 @@ def _curves(axes: Axes, records: Sequence[Mapping], metric: str, best_epoch: int
         values = _floats([record.get(f'{split}_{metric}') for record in records]) * scale
         if not np.isfinite(values).any():
             continue
-        marker = 'o' if len(epochs) <= 30 else None
-        axes.plot(epochs, values, color=color, label=label, marker=marker, markersize=3.5)
+        axes.plot(epochs, values, color=color, label=label, marker=_marker(epochs))
         if best_epoch in epochs and np.isfinite(value := values[epochs.index(best_epoch)]):
             axes.plot(best_epoch, value, 'o', color=color, markersize=8, fillstyle='none', clip_on=False)
             best.append(f'{label} {value:.2f} %' if metric == 'accuracy' else f'{label} {value:.3f}')
     if best:
         axes.set_title(f'epoch {best_epoch}: ' + ', '.join(best), color=GREY)
     _epoch_axis(axes, epochs)
+
+
+def _marker(points: Sequence[float]) -> str | None:
+    return 'o' if len(points) <= 30 else None
 
 
 def _epoch_axis(axes: Axes, epochs: Sequence[float]) -> None:
@@ -102,11 +108,9 @@ def learning_rate(epochs: Sequence[float], rates: Sequence[float], path: Path, *
     figure = Figure(figsize=(6.5, 3.8), dpi=DPI, layout='constrained')
     figure.suptitle(title, x=0.015, ha='left')
     axes = figure.subplots()
-    axes.plot(
-        epochs, rates, color=SPLITS['train'][1], marker='o' if len(epochs) <= 30 else None, markersize=3.5
-    )
+    axes.plot(epochs, rates, color=SPLITS['train'][1], marker=_marker(epochs))
     axes.set(xlabel='epoch', ylabel='learning rate', ylim=(0, None))
-    axes.ticklabel_format(axis='y', scilimits=(-3, 3), useMathText=False)
+    axes.ticklabel_format(axis='y', scilimits=(-3, 3))
     _epoch_axis(axes, epochs)
     return _save(figure, path)
 
@@ -140,7 +144,7 @@ def image_grid(
             figure.text(
                 left + width / 2,
                 canvas_height - top - height - 5,
-                _shortened(titles[index], width // 9),
+                _shortened(titles[index], width // 11),
                 transform=None,  # in pixels
                 ha='center',
                 va='top',
@@ -165,12 +169,12 @@ def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str], path: Path,
     totals = matrix.sum(axis=1, keepdims=True)
     percent = np.where(totals, 100 * matrix / np.maximum(totals, 1), np.nan)
     small = count <= 20
-    side = max(4.5, 2.4 + 0.52 * count) if small else 8
-    figure = Figure(figsize=(side + 1.2, side), dpi=DPI, layout='constrained')
+    side = max(4.5, 2.4 + 0.52 * count)  # inches
+    figure = Figure(figsize=(side + 1.2, side) if small else (8.5, 8.7), dpi=DPI, layout='constrained')
     figure.suptitle(title, x=0.01, ha='left')
     axes = figure.subplots()
-    cells = matrix.diagonal().sum(), matrix.sum()
-    axes.set_title(f'{cells[0] / max(cells[1], 1):.2%} of {cells[1]:,} images correct', color=GREY)
+    correct, total = matrix.diagonal().sum(), matrix.sum()
+    axes.set_title(f'{100 * correct / max(total, 1):.2f} % of {total:,} images correct', color=GREY)
     # The square root makes confusions of a few per cent visible beside a diagonal near 100.
     norm = PowerNorm(0.5, 0, 100)
     colors = matplotlib.colormaps['Blues'].with_extremes(bad='#EEEEEE')
@@ -179,8 +183,8 @@ def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str], path: Path,
     bar.set_label('images of the true class (%)')
     bar.outline.set_visible(False)
     axes.spines[:].set_visible(False)
-    axes.tick_params(length=2 if not small else 0)
-    ticks = np.arange(0, count, -(-count // 25))
+    axes.tick_params(length=0 if small else 2, labelsize=10 if small else 8)
+    ticks = np.arange(0, count, -(-count // 20))
     names = [_shortened(class_names[tick], 18) for tick in ticks]
     axes.set_xticks(ticks, names, rotation=45, ha='right', rotation_mode='anchor')
     axes.set_yticks(ticks, names)
@@ -223,15 +227,15 @@ def reliability_diagram(bins: Mapping, path: Path, *, title: str, calibration_er
     figure.suptitle(title, x=0.015, ha='left')
     axes, shares = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     axes.set_title(f'expected calibration error {100 * calibration_error:.2f} %', color=GREY)
-    axes.bar(centers, accuracy, width * 0.92, color='#56B4E9')
-    axes.plot(confidence, accuracy, 'o', color=SPLITS['train'][1], markersize=4, label='measured')
-    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (4, 3)), label='perfectly calibrated')
+    axes.bar(centers, accuracy, width * 0.92, color='#A6D4F2')
+    axes.plot(confidence, accuracy, 'o', color=SPLITS['train'][1], label='measured', clip_on=False)
+    axes.plot([0, 1], [0, 1], label='perfectly calibrated', **DASHED)
     axes.legend(loc='upper left')
     axes.set(ylabel='accuracy (%)', xlim=(0, 1), ylim=(0, 1))
     shares.bar(centers, counts / counts.sum(), width * 0.92, color='#BBBBBB')
     shares.set(xlabel='confidence (%)', ylabel='images (%)')
     for axis in (axes.yaxis, axes.xaxis, shares.yaxis):
-        axis.set_major_formatter(PercentFormatter(1, symbol=''))
+        axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=''))
     return _save(figure, path)
 
 

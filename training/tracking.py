@@ -39,7 +39,6 @@ class Tracker:
         self._workdir.mkdir(parents=True, exist_ok=True)
         self._metrics = self._workdir / 'metrics.jsonl'
         self._upload_checkpoint = wandb_config.upload_checkpoint
-        self._epoch = 0
         self._wandb_run = None
         if wandb_config.mode != 'disabled':
             self._guard(lambda: self._start_wandb(wandb_config, run_config))
@@ -67,24 +66,22 @@ class Tracker:
         partial = self._metrics.with_name('metrics.jsonl.partial')
         partial.write_text(''.join(map(_line, records)))
         os.replace(partial, self._metrics)
-        self._epoch = epoch
         return records
 
     def log_epoch(self, record: Mapping[str, Any]) -> None:
         """Appends `record`, whose 'epoch' counts from 1, as one line; a kill leaves at most a part of it."""
         with self._metrics.open('a') as file:
             file.write(_line(record))
-        self._epoch = record['epoch']
-        self._with_run(lambda run: run.log(dict(record), step=self._epoch))
+        self._with_run(lambda run: run.log(dict(record), step=record['epoch'], commit=True))
 
     def log_plots(self, plots: Mapping[str, Path]) -> None:
-        """Sends the images {name: path} to wandb, at the last epoch."""
+        """Sends the images {name: path} to wandb, with the next epoch or at the end."""
 
         def log(run):
             import wandb
 
-            images = {f'plots/{name}': wandb.Image(str(path)) for name, path in plots.items()}
-            run.log(images, step=self._epoch)
+            # Not the row of this epoch, which has been sent.
+            run.log({f'plots/{name}': wandb.Image(str(path)) for name, path in plots.items()}, commit=False)
 
         self._with_run(log)
 
@@ -111,7 +108,7 @@ class Tracker:
             action()
         except Exception as error:
             self._wandb_run = None
-            _warn(f'off for the rest of this run, training continues ({_reason(error)}).')
+            _say(f'off for the rest of this run, training continues ({_reason(error)}).')
 
     def _start_wandb(self, config: ConfigDict, run_config: Mapping[str, Any]) -> None:
         import wandb
@@ -128,7 +125,7 @@ class Tracker:
         if config.mode == 'online' and (problem := _login_problem(settings)):
             settings.mode = 'offline'
             folder = self._workdir / 'wandb'
-            _warn(f'recorded offline, `wandb sync` of the runs in {folder} uploads it later ({problem}).')
+            _say(f'recorded offline, `wandb sync` of the runs in {folder} uploads it later ({problem}).')
         id_file = self._workdir / 'wandb_id.txt'
         if not id_file.exists():
             id_file.write_text(secrets.token_hex(4))
@@ -141,6 +138,8 @@ class Tracker:
             config=_plain(run_config),
             settings=settings,
         )
+        if settings.mode == 'online':
+            _say(self._wandb_run.url)
 
 
 def _login_problem(settings) -> str | None:
@@ -159,7 +158,9 @@ def _upload(run, folder: Path) -> None:
     import wandb
 
     artifact = wandb.Artifact(f'checkpoint-{run.id}', type='model')
-    artifact.add_dir(str(folder))
+    for path in folder.rglob('*'):
+        if path.is_file():  # immutable: read where it lies, not copied into the home directory
+            artifact.add_file(str(path), name=str(path.relative_to(folder)), policy='immutable')
     run.log_artifact(artifact, aliases=['best'])
     if not run.offline:
         artifact.wait(timeout=600)
@@ -186,5 +187,5 @@ def _reason(error: Exception) -> str:
     return ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
 
 
-def _warn(message: str) -> None:
+def _say(message: str) -> None:
     print(f'Weights & Biases: {message}', file=sys.stderr, flush=True)

@@ -1,0 +1,133 @@
+import json
+import os
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from training.tracking import Tracker
+
+
+def wandb_config(**changes):
+    defaults = {'mode': 'disabled', 'project': 'tests', 'entity': '', 'name': '', 'upload_checkpoint': False}
+    return ConfigDict(defaults | changes)
+
+
+def epoch(number, **metrics):
+    return {'epoch': number, 'train_loss': 1 / number, **metrics}
+
+
+def read_lines(workdir):
+    return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+def wandb_records(path):
+    """Yields the records of a .wandb file: a header, then a LevelDB log of protobuf messages."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, position, message = path.read_bytes(), 7, b''
+    assert data[:4] == b':W&B'
+    while position + 7 <= len(data):
+        left = -position % 32768
+        if left < 7:  # too little for a chunk's header: padding up to the next block
+            position += left
+        _, size, kind = struct.unpack_from('<IHB', data, position)
+        message += data[position + 7 : position + 7 + size]
+        position += 7 + size
+        if kind in (1, 4):  # a full message, or the last chunk of one
+            yield Record.FromString(message)
+            message = b''
+
+
+def test_rewind_drops_later_and_torn_records(tmp_path):
+    tracker = Tracker(tmp_path, wandb_config(), {})
+    assert tracker.rewind(0) == []
+    for number in (1, 2, 3):
+        tracker.log_epoch(epoch(number))
+    with (tmp_path / 'metrics.jsonl').open('a') as file:
+        file.write('{"epoch": 4, "train_l')
+    assert tracker.rewind(2) == [epoch(1), epoch(2)]
+    tracker.log_epoch(epoch(3, again=True))
+    assert read_lines(tmp_path) == [epoch(1), epoch(2), epoch(3, again=True)]
+
+
+def test_rewind_names_a_damaged_line(tmp_path):
+    (tmp_path / 'metrics.jsonl').write_text('{"epoch": 1\n{"epoch": 2}\n')
+    with pytest.raises(ValueError, match=r'metrics\.jsonl: line 1 is not JSON'):
+        Tracker(tmp_path, wandb_config(), {}).rewind(2)
+
+
+def test_files_are_standard_json(tmp_path):
+    tracker = Tracker(tmp_path, wandb_config(), {})
+    tracker.log_epoch({'epoch': 1, 'train_loss': float('nan'), 'val_loss': np.float32('inf')})
+    tracker.finish({'counts': np.arange(2), 'best': {'loss': -np.inf, 'at': Path('a')}}, None)
+    assert read_lines(tmp_path) == [{'epoch': 1, 'train_loss': None, 'val_loss': None}]
+    results = json.loads((tmp_path / 'results.json').read_text())
+    assert results == {'counts': [0, 1], 'best': {'loss': None, 'at': 'a'}}
+
+
+def test_disabled_does_not_import_wandb(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'wandb', None)
+    Tracker(tmp_path, wandb_config(), {}).finish({}, None)
+    assert [path.name for path in tmp_path.iterdir()] == ['results.json']
+
+
+def test_goes_on_without_wandb(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, 'wandb', None)
+    tracker = Tracker(tmp_path, wandb_config(mode='offline'), {})
+    tracker.log_epoch(epoch(1))
+    tracker.finish({}, None)
+    assert capsys.readouterr().err.count('Weights & Biases: off for the rest') == 1
+
+
+def test_one_failing_call_ends_tracking_not_training(tmp_path, capsys):
+    class Broken:
+        calls = 0
+
+        def log(self, record, step, commit):
+            Broken.calls += 1
+            raise OSError('disk full')
+
+    tracker = Tracker(tmp_path, wandb_config(), {})
+    tracker._wandb_run = Broken()
+    for number in (1, 2):
+        tracker.log_epoch(epoch(number))
+    tracker.close(exit_code=0)
+    assert Broken.calls == 1
+    assert capsys.readouterr().err.count('disk full') == 1
+    assert len(read_lines(tmp_path)) == 2
+
+
+def test_offline_run_reads_back_and_resumes(tmp_path):
+    image = tmp_path / 'curves.png'
+    Image.new('RGB', (2, 2)).save(image)
+    checkpoint = tmp_path / 'checkpoint'
+    checkpoint.mkdir()
+    (checkpoint / 'weights').write_text('weights')
+    config = wandb_config(mode='offline', upload_checkpoint=True)
+
+    first = Tracker(tmp_path, config, {'model': {'width': 16}})
+    first.log_epoch(epoch(1))
+    first.close(exit_code=143)
+    second = Tracker(tmp_path, config, {'model': {'width': 16}})
+    second.rewind(1)
+    second.log_epoch(epoch(2, val_loss=float('nan')))
+    second.log_plots({'curves': image})
+    second.finish({'test_accuracy': 0.9}, checkpoint)
+
+    first_log, second_log = wait_for_logs(tmp_path, 2)
+    identity = (tmp_path / 'wandb_id.txt').read_text()
+    assert [log['run'][0].run_id for log in (first_log, second_log)] == [identity, identity]
+    assert [log['exit'][0].exit_code for log in (first_log, second_log)] == [143, 0]
+    assert {item.key: item.value_json for item in first_log['run'][0].config.update}['model'] == '{"width":16}'
+    first_row, second_row = history(first_log)[0], history(second_log)[0]
+    assert (first_row['_step'], first_row['epoch'], first_row['train_loss']) == (1, 1, 1)
+    assert (second_row['_step'], second_row['epoch'], second_row['val_loss']) == (2, 2, 'NaN')
+    assert any('plots/curves/path' in row for row in history(second_log))
+    assert list(tmp_path.glob('wandb/offline-run-*/files/media/images/plots/curves*.png'))
+    assert ('test_accuracy', '0.9') in [(u.key, u.value_json) for s in second_log['summary'] for u in s.update]
+    assert second_log['artifact'][0].manifest.contents[0].path == 'default/weights'
