@@ -5,6 +5,7 @@ fingerprint of the source and a checksum of the images. Both are written under o
 place, the .npz last, so a reader, or a second process that builds the same, never sees half of one.
 """
 
+import contextlib
 import time
 import uuid
 import zlib
@@ -50,8 +51,8 @@ def write(
         DataError: where it cannot be written (no permission, full disk).
     """
     images_path, rest_path = folder / f'{split}.npy', folder / f'{split}.npz'
-    own = uuid.uuid4().hex
-    temporary = [path.with_name(f'{path.name}.{own}.tmp') for path in (images_path, rest_path)]
+    suffix = f'.{uuid.uuid4().hex}.tmp'
+    temporary = [path.with_name(path.name + suffix) for path in (images_path, rest_path)]
     labels, ids = [], []
     header = {'descr': '|u1', 'fortran_order': False, 'shape': shape}
     try:
@@ -78,12 +79,13 @@ def write(
     except OSError as error:
         raise DataError(
             f'Cannot write the cache of decoded images, {np.prod(shape) / 1e6:,.0f} MB, to {folder}: '
-            f'{error.strerror or error}. Free space there, or choose another folder with '
-            f'--config.dataset.cache_dir=DIR.'
+            f'{error.strerror or error}. Make it writable, free space there, or choose another folder with '
+            '--config.dataset.cache_dir=DIR.'
         ) from error
     finally:
         for path in temporary:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # moved into place, or never made
+                path.unlink()
 
 
 def _checksum(images: np.ndarray) -> int:

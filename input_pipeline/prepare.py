@@ -44,7 +44,10 @@ def find_or_prepare(name: str, data_dir: str, manual_dir: str, progress: bool) -
         DataError: if it is not there and cannot be prepared.
     """
     root = (Path(data_dir) if data_dir else records.default_data_dir()).expanduser().absolute()
-    prepared = records.find(name, root)
+    try:
+        prepared = records.find(name, root)
+    except OSError as error:
+        raise DataError(f'Cannot read {name} in config.dataset.data_dir={root}: {error}.') from error
     if prepared is None:
         if name not in _WITHOUT_TENSORFLOW:
             raise _not_prepared(name, root)
@@ -175,7 +178,7 @@ def _verify(archive: Path, expected, way_out: str) -> None:
     if checksum != expected.checksum:
         raise DataError(
             f'{archive} is damaged, or not the file that TFDS knows: {archive.stat().st_size:,} bytes with '
-            f'SHA-256 {checksum}, where {expected.size:,} bytes with {expected.checksum} were expected. {way_out}.'
+            f'SHA-256 {checksum}, where {expected.size:,} bytes with {expected.checksum} belong. {way_out}.'
         )
 
 

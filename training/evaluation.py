@@ -111,6 +111,12 @@ def evaluate(
     names = experiment.dataset.class_names
     matrix = np.array(result['confusion_matrix'])
     plots.confusion_matrix(matrix, names, workdir / 'plots' / f'confusion_matrix-{stem}.png', title=title)
+    plots.reliability_diagram(
+        result['calibration_bins'],
+        workdir / 'plots' / f'reliability-{stem}.png',
+        title=title,
+        calibration_error=result['expected_calibration_error'],
+    )
     if predictions is not None:
         _write_predictions(Path(predictions), loader.ids, labels, logits)
     return result

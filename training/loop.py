@@ -85,6 +85,7 @@ class Training:
                     records.append(self._epoch(train_data, evaluators, interruption))
             return self._finish(records, started)
         except BaseException as error:
+            self.checkpoints.close()  # first: wandb may wait for a lost connection
             self.tracker.close(exit_code=getattr(error, 'exit_code', 1))
             raise
         finally:

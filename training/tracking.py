@@ -108,7 +108,7 @@ class Tracker:
             action()
         except Exception as error:
             self._wandb_run = None
-            _say(f'off for the rest of this run, training continues ({_reason(error)}).')
+            _say(f'off for the rest of this run, which goes on without it ({_reason(error)}).')
 
     def _start_wandb(self, config: ConfigDict, run_config: Mapping[str, Any]) -> None:
         import wandb
@@ -119,7 +119,8 @@ class Tracker:
             console='off',  # the progress bar is no log
             silent=True,
             init_timeout=15,  # s, instead of 90
-            finish_timeout=30,  # s that a lost connection may hold up the end; checkpoints get longer
+            finish_timeout=30,  # s that a lost connection may hold up the end
+            finish_timeout_raises=True,
             reinit='create_new',  # not the run of another Tracker in this process
         )
         if config.mode == 'online' and (problem := _login_problem(settings)):
@@ -163,7 +164,7 @@ def _upload(run, folder: Path) -> None:
             artifact.add_file(str(path), name=str(path.relative_to(folder)), policy='immutable')
     run.log_artifact(artifact, aliases=['best'])
     if not run.offline:
-        artifact.wait(timeout=600)
+        artifact.wait(timeout=180)  # s
 
 
 def _line(record: Mapping[str, Any]) -> str:

@@ -8,13 +8,10 @@ import zlib
 
 import numpy as np
 
-# Case: model, stem, image side. The last stage still sees 2x2 pixels: over fewer values batch norm would
-# magnify rounding.
-MODELS = {
-    'resnet18': ('resnet18', 'cifar', 16),
-    'resnet50': ('resnet50', 'cifar', 16),
-    'resnet50_imagenet': ('resnet50', 'imagenet', 64),
-}
+# Model: stem and image side. At these sizes the last stage sees 2x2 pixels (over fewer values batch norm
+# magnifies rounding), and no activation is so near a ReLU's kink that rounding decides its side: PyTorch's
+# own gradients in float32 and float64 agree to 1e-4.
+MODELS = {'resnet18': ('cifar', 16), 'resnet50': ('imagenet', 48)}
 WIDTH, CLASSES, BATCH = 8, 10, 8
 
 # Five steps of training.

@@ -48,9 +48,9 @@ def digests(tree) -> dict[str, np.ndarray]:
     }
 
 
-def narrow_model(case):
+def narrow_model(name):
     config = default.get_config().model
-    config.name, config.stem, side = formula.MODELS[case]
+    config.name, (config.stem, side) = name, formula.MODELS[name]
     config.width, config.convolution = formula.WIDTH, 'xla'
     model = create_model(config, num_classes=formula.CLASSES)
     images = jnp.zeros((1, side, side, 3))
@@ -65,9 +65,9 @@ def normalize(images):
 @pytest.fixture(scope='module', params=list(formula.MODELS))
 def one_step(request):
     """What `make_golden.one_step` returns, from PyTorch and from here."""
-    case = request.param
-    model, variables = narrow_model(case)
-    images, labels = formula.batch(case, formula.MODELS[case][2])
+    name = request.param
+    model, variables = narrow_model(name)
+    images, labels = formula.batch(name, formula.MODELS[name][1])
 
     @jax.jit
     def compute(variables, images):
@@ -85,9 +85,13 @@ def one_step(request):
     outputs = compute(variables, normalize(to_float(images)))
     features, logits, loss, gradients, statistics = outputs
     ours = SimpleNamespace(
-        features=features, logits=logits, loss=loss, gradients=digests(gradients), statistics=digests(statistics)
+        features=features,
+        logits=logits,
+        loss=loss,
+        gradients=digests(gradients),
+        statistics=digests(statistics),
     )
-    return np.load(FOLDER / f'{case}.npz'), ours
+    return np.load(FOLDER / f'{name}.npz'), ours
 
 
 def relative_error(ours, golden) -> float:
@@ -124,7 +128,7 @@ def test_five_training_steps_have_torchs_losses():
     )
     losses = []
     for index, rate in enumerate(formula.STEP_RATES):
-        images, labels = formula.batch(f'step {index}', formula.MODELS['resnet18'][2])
+        images, labels = formula.batch(f'step {index}', formula.MODELS['resnet18'][1])
         batch = {'image': images, 'label': labels, 'position': jnp.arange(formula.BATCH)}
         state, sums = step(state, batch, jnp.float32(rate))
         losses.append(sums['loss'] / sums['count'])

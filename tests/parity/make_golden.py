@@ -17,15 +17,15 @@ FOLDER = Path(__file__).parent / 'golden'
 def main():
     torch.manual_seed(0)
     FOLDER.mkdir(exist_ok=True)
-    for case in formula.MODELS:
-        np.savez_compressed(FOLDER / f'{case}.npz', **one_step(case))
+    for name in formula.MODELS:
+        np.savez_compressed(FOLDER / f'{name}.npz', **one_step(name))
     np.savez_compressed(FOLDER / 'losses.npz', resnet18=five_steps('resnet18'))
     np.savez_compressed(FOLDER / 'sgd.npz', **{case: sgd(case) for case in formula.OPTIMIZERS})
     np.savez_compressed(FOLDER / 'cosine.npz', **{case: cosine(case) for case in formula.COSINES})
 
 
-def create_model(case):
-    name, stem, _ = formula.MODELS[case]
+def create_model(name):
+    stem, _ = formula.MODELS[name]
     model = torch_models.ResNet(name, num_classes=formula.CLASSES, width=formula.WIDTH, stem=stem)
     drawn = {
         key: torch.from_numpy(formula.weight(key, tuple(value.shape)))
@@ -36,24 +36,22 @@ def create_model(case):
     return model
 
 
-def create_batch(case, name):
-    images, labels = formula.batch(name, formula.MODELS[case][2])
+def create_batch(model_name, batch_name):
+    images, labels = formula.batch(batch_name, formula.MODELS[model_name][1])
     images = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     return (images - 0.5) / 0.5, torch.from_numpy(labels).long()
 
 
-def one_step(case):
+def one_step(name):
     """Returns evaluation's features and logits, and a training pass's loss, gradients and statistics."""
-    model = create_model(case)
-    images, labels = create_batch(case, case)
+    model = create_model(name)
+    images, labels = create_batch(name, name)
     with torch.no_grad():
         features, logits = model.eval().features(images), model(images)
     loss = cross_entropy(model.train()(images), labels)
     loss.backward()
-    gradients = {name: formula.digest(parameter.grad) for name, parameter in model.named_parameters()}
-    statistics = {
-        name: formula.digest(buffer) for name, buffer in model.named_buffers() if 'running' in name
-    }
+    gradients = {key: formula.digest(parameter.grad) for key, parameter in model.named_parameters()}
+    statistics = {key: formula.digest(buffer) for key, buffer in model.named_buffers() if 'running' in key}
     return {
         'features': features.numpy(),
         'logits': logits.numpy(),
@@ -65,13 +63,13 @@ def one_step(case):
     }
 
 
-def five_steps(case):
+def five_steps(name):
     """Returns the losses of steps with SGD, label smoothing and weight decay."""
-    model = create_model(case).train()
+    model = create_model(name).train()
     optimizer = torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True, weight_decay=5e-4)
     losses = []
     for step, rate in enumerate(formula.STEP_RATES):
-        images, labels = create_batch(case, f'step {step}')
+        images, labels = create_batch(name, f'step {step}')
         optimizer.param_groups[0]['lr'] = rate
         optimizer.zero_grad()
         loss = cross_entropy(model(images), labels, label_smoothing=formula.LABEL_SMOOTHING)

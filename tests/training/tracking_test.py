@@ -1,7 +1,8 @@
 import json
-import os
 import struct
 import sys
+import time
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,29 @@ def wandb_records(path):
         if kind in (1, 4):  # a full message, or the last chunk of one
             yield Record.FromString(message)
             message = b''
+
+
+def wait_for_logs(workdir, count):
+    """The records of each start's .wandb file by their type, once wandb's own process has written them."""
+    for _ in range(100):
+        files = sorted(workdir.glob('wandb/offline-run-*/*.wandb'), key=lambda file: file.parent.name)
+        logs = [defaultdict(list) for _ in files]
+        for log, file in zip(logs, files, strict=True):
+            for record in wandb_records(file):
+                kind = record.WhichOneof('record_type')
+                log[kind].append(getattr(record, kind))
+        if len(logs) == count and all(log['exit'] for log in logs):
+            return logs
+        time.sleep(0.1)
+    raise AssertionError(f'unfinished: {files}')
+
+
+def history(log):
+    """The metrics of each step, by name."""
+    return [
+        {'/'.join(item.nested_key) or item.key: json.loads(item.value_json) for item in row.item}
+        for row in log['history']
+    ]
 
 
 def test_rewind_drops_later_and_torn_records(tmp_path):
@@ -106,28 +130,40 @@ def test_offline_run_reads_back_and_resumes(tmp_path):
     image = tmp_path / 'curves.png'
     Image.new('RGB', (2, 2)).save(image)
     checkpoint = tmp_path / 'checkpoint'
-    checkpoint.mkdir()
-    (checkpoint / 'weights').write_text('weights')
+    (checkpoint / 'default').mkdir(parents=True)
+    (checkpoint / 'default' / 'weights').write_text('weights')
     config = wandb_config(mode='offline', upload_checkpoint=True)
 
-    first = Tracker(tmp_path, config, {'model': {'width': 16}})
-    first.log_epoch(epoch(1))
-    first.close(exit_code=143)
-    second = Tracker(tmp_path, config, {'model': {'width': 16}})
-    second.rewind(1)
-    second.log_epoch(epoch(2, val_loss=float('nan')))
-    second.log_plots({'curves': image})
-    second.finish({'test_accuracy': 0.9}, checkpoint)
+    tracker = Tracker(tmp_path, config, {'model': {'width': 16}})
+    tracker.log_epoch(epoch(1))
+    tracker.close(exit_code=143)
+    tracker = Tracker(tmp_path, config, {'model': {'width': 16}})
+    tracker.rewind(1)
+    tracker.log_epoch(epoch(2, val_loss=float('nan')))
+    tracker.log_plots({'curves': image})
+    tracker.finish({'test_accuracy': 0.9}, checkpoint)
 
-    first_log, second_log = wait_for_logs(tmp_path, 2)
+    first, second = wait_for_logs(tmp_path, 2)
     identity = (tmp_path / 'wandb_id.txt').read_text()
-    assert [log['run'][0].run_id for log in (first_log, second_log)] == [identity, identity]
-    assert [log['exit'][0].exit_code for log in (first_log, second_log)] == [143, 0]
-    assert {item.key: item.value_json for item in first_log['run'][0].config.update}['model'] == '{"width":16}'
-    first_row, second_row = history(first_log)[0], history(second_log)[0]
-    assert (first_row['_step'], first_row['epoch'], first_row['train_loss']) == (1, 1, 1)
-    assert (second_row['_step'], second_row['epoch'], second_row['val_loss']) == (2, 2, 'NaN')
-    assert any('plots/curves/path' in row for row in history(second_log))
+    assert [log['run'][0].run_id for log in (first, second)] == [identity, identity]
+    assert [log['exit'][0].exit_code for log in (first, second)] == [143, 0]
+    assert '{"width":16}' in [item.value_json for item in first['run'][0].config.update]
+    rows = [
+        (row['_step'], row['epoch'], row['train_loss']) for row in (history(first)[0], history(second)[0])
+    ]
+    assert rows == [(1, 1, 1), (2, 2, 0.5)]
+    assert np.isnan(float(history(second)[0]['val_loss']))
+    assert any('plots/curves/path' in row for row in history(second))
     assert list(tmp_path.glob('wandb/offline-run-*/files/media/images/plots/curves*.png'))
-    assert ('test_accuracy', '0.9') in [(u.key, u.value_json) for s in second_log['summary'] for u in s.update]
-    assert second_log['artifact'][0].manifest.contents[0].path == 'default/weights'
+    summary = [(item.key, item.value_json) for update in second['summary'] for item in update.update]
+    assert ('test_accuracy', '0.9') in summary
+    assert second['artifact'][0].manifest.contents[0].path == 'default/weights'
+
+
+def test_online_without_an_api_key_is_recorded_offline(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr('wandb.login', lambda **_: False)
+    tracker = Tracker(tmp_path, wandb_config(mode='online'), {})
+    tracker.log_epoch(epoch(1))
+    tracker.finish({}, None)
+    assert len(history(wait_for_logs(tmp_path, 1)[0])) == 1
+    assert capsys.readouterr().err.count('Weights & Biases: recorded offline') == 1

@@ -1,0 +1,165 @@
+import json
+import sys
+from concurrent.futures.process import BrokenProcessPool
+
+import numpy as np
+import pytest
+
+from input_pipeline import DataError, decoding, records, sources
+
+
+def test_digits_are_full_range_grey_images_with_a_stratified_test_split(dataset_config):
+    dataset_config.name = 'digits'
+    dataset = sources.load(dataset_config)
+    train, test = dataset.splits['train'], dataset.splits['test']
+    assert (len(train.labels), len(test.labels), dataset.num_classes) == (1437, 360, 10)
+    assert dataset.image_shape == (8, 8, 1)
+    assert train.images.dtype == np.uint8
+    assert train.images.max() == 255
+    assert np.bincount(test.labels).min() >= 34
+    assert test.ids[3] == 'test-3'
+
+
+def test_tfds_splits_hold_what_tfds_itself_reads(dataset_config, tiny):
+    import tensorflow_datasets as tfds
+
+    dataset = sources.load(dataset_config, progress=False)
+    expected = tfds.builder_from_directory(tiny).as_data_source('train')
+    train = dataset.splits['train']
+    np.testing.assert_array_equal(train.images, [example['image'] for example in expected])
+    np.testing.assert_array_equal(train.labels, [example['label'] for example in expected])
+    assert train.ids[23] == 'train-23'
+    assert (dataset.version, dataset.class_names) == ('1.0.0', ('ant', 'bee', 'cat'))
+    assert train.labels.dtype == np.int32
+    assert 'tensorflow' not in sys.modules
+
+
+def test_second_load_decodes_nothing(dataset_config, tiny, monkeypatch):
+    first = sources.load(dataset_config, progress=False)
+    monkeypatch.setattr(records, 'Records', None)
+    second = sources.load(dataset_config, progress=False)
+    assert isinstance(second.splits['test'].images, np.memmap)
+    for split in ('train', 'test'):
+        for stored, fresh in zip(second.splits[split], first.splits[split], strict=True):
+            np.testing.assert_array_equal(stored, fresh)
+
+
+def test_changed_source_is_decoded_again(dataset_config, tiny, write_tiny):
+    sources.load(dataset_config, progress=False)
+    for path in tiny.iterdir():
+        path.unlink()
+    tiny.rmdir()
+    write_tiny(train=30)
+    assert len(sources.load(dataset_config, progress=False).splits['train'].labels) == 30
+
+
+def test_several_processes_decode_as_one_does(dataset_config, tiny, monkeypatch):
+    alone = sources.load(dataset_config, ['train'], progress=False).splits['train']
+    dataset_config.cache_dir += '2'
+    monkeypatch.setattr(decoding, 'process_count', lambda images: 2)
+    monkeypatch.setattr(records, '_CHUNK', 5)
+    together = sources.load(dataset_config, ['train'], progress=False).splits['train']
+    np.testing.assert_array_equal(together.images, alone.images)
+    np.testing.assert_array_equal(together.labels, alone.labels)
+
+
+def test_decoding_goes_on_here_where_workers_cannot_start(dataset_config, tiny, monkeypatch):
+    original = decoding.decode_all
+
+    def decode_all(chunks, shape, processes):
+        if processes > 1:
+            raise BrokenProcessPool
+        return original(chunks, shape, processes)
+
+    monkeypatch.setattr(decoding, 'process_count', lambda images: 2)
+    monkeypatch.setattr(decoding, 'decode_all', decode_all)
+    assert len(sources.load(dataset_config, progress=False).splits['train'].labels) == 24
+
+
+def test_missing_shard_is_named(dataset_config, tiny):
+    (tiny / 'tiny-train.array_record-00001-of-00002').unlink()
+    with pytest.raises(DataError, match=r'missing: tiny-train.array_record-00001-of-00002'):
+        sources.load(dataset_config)
+
+
+@pytest.mark.parametrize('kept', [0, 100, 65536])
+def test_truncated_shard_is_named(dataset_config, tiny, kept):
+    shard = tiny / 'tiny-train.array_record-00001-of-00002'
+    shard.write_bytes(shard.read_bytes()[:kept])
+    with pytest.raises(DataError, match=r'tiny-train.array_record-00001-of-00002'):
+        sources.load(dataset_config)
+
+
+def test_wrong_shard_length_is_not_silently_believed(dataset_config, tiny):
+    info = json.loads((tiny / 'dataset_info.json').read_text())
+    info['splits'][0]['shardLengths'][0] = '11'
+    (tiny / 'dataset_info.json').write_text(json.dumps(info))
+    with pytest.raises(DataError, match='has 12 records where 11 belong'):
+        sources.load(dataset_config)
+
+
+@pytest.mark.parametrize('file', ['dataset_info.json', 'features.json'])
+def test_damaged_description_is_named(dataset_config, tiny, file):
+    (tiny / file).write_text('{"a":')
+    with pytest.raises(DataError, match=r'cannot be read|is damaged'):
+        sources.load(dataset_config)
+
+
+def test_undecodable_image_is_named(dataset_config, tiny, monkeypatch):
+    monkeypatch.setattr(records, '_CHUNK', 5)
+    monkeypatch.setattr(decoding, '_FORMATS', ('GIF',))
+    with pytest.raises(DataError, match='image in record 0 is damaged'):
+        sources.load(dataset_config)
+
+
+def test_images_of_many_sizes_are_refused(dataset_config, write_tiny):
+    write_tiny(shape=(None, None, 3))
+    with pytest.raises(DataError, match='all of one size'):
+        sources.load(dataset_config)
+
+
+def test_grey_images_keep_one_channel(dataset_config, write_tiny):
+    write_tiny(shape=(8, 8, 1))
+    assert sources.load(dataset_config, progress=False).image_shape == (8, 8, 1)
+
+
+def test_dataset_without_labels_is_refused(dataset_config, write_tiny):
+    import tensorflow_datasets as tfds
+
+    write_tiny(features={'image': tfds.features.Image(shape=(8, 8, 3))})
+    with pytest.raises(DataError, match='it has image, but needs the features `image` and `label`'):
+        sources.load(dataset_config)
+
+
+def test_unknown_split_lists_those_there_are(dataset_config, tiny):
+    with pytest.raises(DataError, match=r"no split 'validation'; it has (train, test|test, train)"):
+        sources.load(dataset_config, ['validation'])
+
+
+@pytest.mark.parametrize('folder', ['data/tiny', 'data/tiny/1.0.0'])
+def test_folder_of_one_dataset_as_data_dir_is_explained(dataset_config, tiny, tmp_path, folder):
+    dataset_config.data_dir = str(tmp_path / folder)
+    with pytest.raises(DataError, match=rf'--config.dataset.data_dir={tmp_path}/data$'):
+        sources.load(dataset_config)
+
+
+def test_data_dir_defaults_to_that_of_tfds(dataset_config, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv('TFDS_DATA_DIR', dataset_config.data_dir)
+    dataset_config.data_dir = ''
+    assert sources.load(dataset_config, ['test'], progress=False).num_classes == 3
+
+
+def test_newest_version_is_read_unless_another_is_asked_for(dataset_config, tiny):
+    newer = json.loads((tiny / 'dataset_info.json').read_text()) | {'version': '1.0.10'}
+    tiny.rename(tiny.with_name('1.0.9'))
+    folder = tiny.with_name('1.0.10')
+    folder.mkdir()
+    (folder / 'dataset_info.json').write_text(json.dumps(newer))
+    assert records.find('tiny', tiny.parent.parent).version == '1.0.10'
+    assert records.find('tiny:1.0.9', tiny.parent.parent).version == '1.0.9'
+
+
+def test_unwritable_cache_dir_is_explained(dataset_config, tiny, tmp_path):
+    (tmp_path / 'cache').write_text('a file, so nothing can be written below it')
+    with pytest.raises(DataError, match=r'--config.dataset.cache_dir'):
+        sources.load(dataset_config, progress=False)

@@ -1,0 +1,33 @@
+import numpy as np
+import pytest
+
+from input_pipeline import DataError
+from input_pipeline.splits import carve_validation
+
+LABELS = np.repeat(np.arange(4, dtype=np.int32), [10, 20, 30, 40])
+
+
+@pytest.mark.parametrize('validation', [0.2, 20])
+def test_both_parts_have_the_classes_in_proportion(validation):
+    train, held_out = carve_validation(LABELS, validation, seed=0)
+    assert np.bincount(LABELS[held_out]).tolist() == [2, 4, 6, 8]
+    assert np.bincount(LABELS[train]).tolist() == [8, 16, 24, 32]
+    np.testing.assert_array_equal(np.sort(np.concatenate([train, held_out])), np.arange(100))
+    assert (np.diff(train) > 0).all()
+    assert (np.diff(held_out) > 0).all()
+
+
+def test_seed_decides_what_is_held_out():
+    first, again, other = (carve_validation(LABELS, 0.2, seed)[1].tolist() for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_nothing_is_held_out_at_zero():
+    train, held_out = carve_validation(LABELS, 0, seed=0)
+    assert (len(train), len(held_out), held_out.dtype) == (100, 0, np.int64)
+
+
+@pytest.mark.parametrize('validation', [-0.1, 1, 2.5, 100, 5000, 3, 98, 0.01])
+def test_impossible_parts_are_refused(validation):
+    with pytest.raises(DataError, match=r'dataset\.validation'):
+        carve_validation(LABELS, validation, seed=0)

@@ -1,0 +1,58 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_models.layers import ACTIVATIONS, CONVOLUTION_INITIALIZERS, BatchNorm, Linear
+
+KERNEL = (3, 3, 32, 64)  # height, width, in, out
+
+
+def test_pytorch_kernels_are_uniform_within_the_root_of_fan_in():
+    kernel = CONVOLUTION_INITIALIZERS['pytorch'](jax.random.key(0), KERNEL)
+    bound = (3 * 3 * 32) ** -0.5
+    assert 0.999 * bound < jnp.abs(kernel).max() <= bound
+    assert kernel.std() == pytest.approx(bound / 3**0.5, rel=0.02)
+
+
+def test_torchvision_kernels_are_kaiming_normal_over_fan_out():
+    kernel = CONVOLUTION_INITIALIZERS['torchvision'](jax.random.key(0), KERNEL)
+    assert kernel.std() == pytest.approx((2 / (3 * 3 * 64)) ** 0.5, rel=0.02)
+    assert jnp.abs(kernel).max() > 3 * kernel.std()  # not truncated at two
+
+
+def test_linear_layers_begin_as_pytorchs():
+    params = Linear(400).init(jax.random.key(0), jnp.zeros((1, 100)))['params']
+    for values in params.values():  # kernel and bias
+        assert 0.09 < jnp.abs(values).max() <= 0.1
+        assert values.std() == pytest.approx(0.1 / 3**0.5, rel=0.1)
+
+
+def test_batch_norm_normalises_with_the_biased_and_keeps_the_unbiased_variance():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 3, 4)) * 5 + 2
+    norm = BatchNorm()
+    variables = norm.init(jax.random.key(0), x, train=True)
+    y, updates = norm.apply(variables, x, train=True, mutable=['batch_stats'])
+    np.testing.assert_allclose(y.var((0, 1, 2)), 1, rtol=1e-4)
+    flat = x.reshape(-1, 4)
+    expected = {'mean': 0.1 * flat.mean(0), 'var': 0.9 + 0.1 * flat.var(0, ddof=1)}
+    for name, values in expected.items():
+        np.testing.assert_allclose(updates['batch_stats'][name], values, rtol=1e-5)
+
+
+def test_batch_norm_is_exact_for_values_far_from_zero():
+    x = 30 + 0.1 * jax.random.normal(jax.random.key(0), (64, 4, 4, 2))
+    norm = BatchNorm()
+    y, _ = norm.apply(norm.init(jax.random.key(0), x, train=True), x, train=True, mutable=['batch_stats'])
+    np.testing.assert_allclose(y.std((0, 1, 2)), 1, rtol=0.02)
+
+
+def test_batch_norm_keeps_float32_statistics_of_bfloat16():
+    x = jnp.ones((8, 2, 2, 3), jnp.bfloat16)
+    y, variables = BatchNorm().init_with_output(jax.random.key(0), x, train=True)
+    assert y.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
+
+
+def test_gelu_is_the_exact_one():
+    assert ACTIVATIONS['gelu'](1.0) == pytest.approx(0.8413447, rel=1e-5)  # the normal distribution's
