@@ -81,8 +81,10 @@ def _digits(dataset_config: ConfigDict, splits: Sequence[str], progress: bool) -
 
 
 def _tfds(dataset_config: ConfigDict, splits: Sequence[str], progress: bool) -> Dataset:
-    name = dataset_config.name
-    prepared = prepare.find_or_prepare(name, dataset_config.data_dir, dataset_config.manual_dir, progress)
+    prepared = prepare.find_or_prepare(
+        dataset_config.name, dataset_config.data_dir, dataset_config.manual_dir, progress
+    )
+    name = prepared.name  # without any :version
     _check_splits(name, splits, prepared.splits)
     # The folder is part of the key, so that two copies of a dataset do not replace each other's cache.
     source = hashlib.sha256(str(prepared.folder.resolve()).encode()).hexdigest()[:8]

@@ -34,9 +34,10 @@ class Checkpoints:
 
     def save(self, name: str, step: int, tree: Any, metadata: dict) -> None:
         """Writes a pytree of arrays and a JSON object in the background, in place of any as new or newer."""
+        for other in self._managers.values():  # in order: the `best` that `last` speaks of is there before it
+            other.wait_until_finished()
         manager = self._manager(name)
         for stale in [s for s in self.steps(name) if s >= step]:
-            manager.wait_until_finished()
             manager.delete(stale)
         manager.save(
             step,
@@ -88,6 +89,9 @@ class Checkpoints:
 
     def _manager(self, name: str) -> ocp.CheckpointManager:
         if name not in self._managers:
+            for path in (self.directory / name).glob('[0-9]*'):
+                if not any(path.iterdir()):  # Orbax takes it for a checkpoint, and saves nothing older
+                    path.rmdir()
             options = ocp.CheckpointManagerOptions(max_to_keep=KEPT[name], cleanup_tmp_directories=True)
             handlers = {'arrays': ocp.StandardCheckpointHandler(), 'metadata': ocp.JsonCheckpointHandler()}
             self._managers[name] = ocp.CheckpointManager(

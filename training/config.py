@@ -1,6 +1,7 @@
 """What a config may hold: every key and every value is checked before long work starts."""
 
 import difflib
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -148,8 +149,10 @@ def check(config: ConfigDict) -> None:
             raise ConfigError(f'config.{key} is missing; its default is {value!r}')
         given = flat[key]
         fits = type(given) is type(value) or (type(value) is float and type(given) is int)
-        if not fits or given != given:
+        if not fits:
             raise ConfigError(f'config.{key}={given!r}: must be of type {type(value).__name__}')
+        if isinstance(given, float) and not math.isfinite(given):
+            raise ConfigError(f'config.{key}={given!r}: must be finite')
         if expected := RULES[key](given):
             raise ConfigError(f'config.{key}={given!r}: must be {expected}')
     _check_together(config)

@@ -104,22 +104,24 @@ class Experiment:
         return create_predict_step(self.model, normalize=self.normalize)
 
 
-def create_experiment(config: ConfigDict, devices: Sequence[jax.Device]) -> Experiment:
+def create_experiment(
+    config: ConfigDict, devices: Sequence[jax.Device], dataset: sources.Dataset | None = None
+) -> Experiment:
     """Loads the data and builds the rest.
 
     Args:
       config: checked and resolved.
       devices: to run on.
+      dataset: taken instead of what `config.dataset` names.
 
     Raises:
-      ConfigError: the batch does not fit the devices or the data, or the crop the images.
+      ConfigError: the batch does not fit the devices.
       DataError: the dataset cannot be loaded.
     """
     execution = Execution(config.parallel, devices)
     _check_batch(config, execution.device_count)
-    dataset = sources.load(config.dataset)
+    dataset = dataset or sources.load(config.dataset)
     loaders = _create_loaders(config, dataset)
-    _check_data(config, dataset, loaders['train'].size, execution.device_count)
 
     mean, std = normalization.constants(config.dataset.normalization, dataset)
     dtype = jnp.dtype(config.precision)
@@ -161,7 +163,10 @@ def _check_batch(config: ConfigDict, devices: int) -> None:
         )
 
 
-def _check_data(config: ConfigDict, dataset: sources.Dataset, size: int, devices: int) -> None:
+def check_training(experiment: Experiment) -> None:
+    """Raises ConfigError where the batch does not fit the training images, or the crop their size."""
+    config, size = experiment.config, experiment.loaders['train'].size
+    devices = experiment.execution.device_count
     rest = size % config.batch_size
     unit = devices * config.optimizer.accumulation_steps
     if config.dataset.drop_last and size < config.batch_size:
@@ -175,7 +180,7 @@ def _check_data(config: ConfigDict, dataset: sources.Dataset, size: int, devices
             f'{unit} ({devices} devices x {config.optimizer.accumulation_steps} accumulation steps); set '
             '--config.dataset.drop_last=True or change batch_size'
         )
-    padding, side = config.augmentation.crop_padding, min(dataset.image_shape[:2])
+    padding, side = config.augmentation.crop_padding, min(experiment.dataset.image_shape[:2])
     if padding > side or (config.augmentation.crop_mode == 'reflect' and padding >= side):
         raise ConfigError(
             f'config.augmentation.crop_padding={padding}: too large for images of {side} pixels'

@@ -7,10 +7,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from input_pipeline.loaders import training_order
 from jax_models.summary import parameter_count
-from training import NonFiniteLoss, plots
+from training import CheckpointError, NonFiniteLoss, plots
 from training.checkpoints import Checkpoints
 from training.console import Console
 from training.evaluation import Evaluator, restore_variables
@@ -39,6 +40,15 @@ class Progress:
     stopped: bool = False  # by early stopping
 
 
+def restored_progress(metadata: dict, config: ConfigDict) -> Progress:
+    """Returns where the run of a checkpoint is, under the config that continues it."""
+    progress, stopping = Progress(**metadata['progress']), config.early_stopping
+    if metadata['config']['early_stopping']['metric'] != stopping.metric:
+        progress.stopping_best, progress.stale_epochs = None, 0
+    progress.stopped = 0 < stopping.patience <= progress.stale_epochs
+    return progress
+
+
 class Training:
     """A run in a workdir: continues from its last checkpoint, or begins."""
 
@@ -57,7 +67,7 @@ class Training:
         self.progress = Progress()
         self.selected_on = selection_split(self.config)
         self._best_variables = None  # not yet on disk
-        self._chunk = self.config.steps_per_dispatch or 1
+        self._chunk = (self.config.steps_per_dispatch or 1) if self.execution.many_steps else 1
         self._run_train = self.execution.compile_train(experiment.train_step())
         self._run_evaluate = self.execution.compile_evaluate(experiment.predict_step())
 
@@ -76,6 +86,11 @@ class Training:
                     self.experiment.create_state()
                 )
                 records = self.tracker.rewind(self.progress.epoch)
+                if len(records) != self.progress.epoch:
+                    raise CheckpointError(
+                        f'{self.workdir / "metrics.jsonl"} holds {len(records)} of the '
+                        f'{self.progress.epoch} epochs done: put it back, or use another --workdir.'
+                    )
                 train_data = self.execution.replicate(self.experiment.loaders['train'].arrays)
                 evaluators = {
                     split: Evaluator(self.experiment, self.experiment.loaders[split])
@@ -120,12 +135,14 @@ class Training:
         self._update_progress(record, better)
         self.tracker.log_epoch(record)
         self.console.epoch_line(record, self.config.epochs, best=better and self.selected_on is not None)
-        every = self.config.checkpoint.every_epochs
+        signum = interruption.signum
         last = progress.stopped or progress.epoch == self.config.epochs
-        if last or interruption.signum or (every and progress.epoch % every == 0):
+        every = self.config.checkpoint
+        due = _divides(every.every_epochs, progress.epoch) or _divides(every.every_steps, record['step'])
+        if last or signum or due:
             self._save(record['step'])
-        if interruption.signum and not last:
-            raise Interrupted(interruption.signum)
+        if signum and not last:
+            raise Interrupted(signum)
         return record
 
     def _train_epoch(self, data, epoch: int, interruption: Interruption) -> np.ndarray:
@@ -179,8 +196,7 @@ class Training:
             self.state, sums = self._run_train(self.state, data, order, device_rates, start, stop)
             collect()
             waiting, start = (start, stop, sums), stop
-            due = every and (base + start) % every == 0
-            if due or interruption.signum:
+            if _divides(every, base + start) or interruption.signum:
                 collect()
                 # The end of an epoch is saved there, evaluated.
                 if offset + start < self.experiment.steps:
@@ -242,8 +258,7 @@ class Training:
             return None
         state = self.checkpoints.restore('last', steps[-1], self.experiment.abstract_state())
         metadata = self.checkpoints.metadata('last', steps[-1])
-        self.progress = Progress(**metadata['progress'])
-        self.progress.stopped &= bool(self.config.early_stopping.patience)
+        self.progress = restored_progress(metadata, self.config)
         self.console.print(f'Continuing from step {steps[-1]:,} ({self.progress.epoch} epochs done).')
         if (epochs := metadata['config']['epochs']) != self.config.epochs:
             self.console.print(
@@ -307,6 +322,7 @@ class Training:
         }
 
     def _non_finite(self, what: str, step: int) -> str:
+        self.checkpoints.close()  # one may be on its way to the disk
         epoch = (step - 1) // self.experiment.steps + 1
         saved = self.checkpoints.steps('last')
         kept = (
@@ -316,6 +332,10 @@ class Training:
             f'the {what} became infinite or NaN at step {step:,} (epoch {epoch}). {kept}. Try a lower '
             'optimizer.learning_rate, a longer schedule.warmup_epochs or optimizer.clip_norm=1.'
         )
+
+
+def _divides(every: int, count: int) -> bool:
+    return bool(every) and count % every == 0
 
 
 @jax.jit

@@ -12,8 +12,8 @@ from training import CheckpointError, plots
 from training import config as configuration
 from training.checkpoints import Checkpoints
 from training.console import Console
-from training.experiment import Experiment, augmented_images, create_experiment, resolve
-from training.loop import Training
+from training.experiment import Experiment, augmented_images, check_training, create_experiment, resolve
+from training.loop import Progress, Training, restored_progress
 from training.tracking import Tracker, write_json
 
 
@@ -38,12 +38,12 @@ def run(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None 
     if steps := checkpoints.steps('last'):
         metadata = checkpoints.metadata('last', steps[-1])
         _check_same_run(workdir, metadata['config'], config)
-        results = workdir / 'results.json'
-        if results.exists() and _finished(metadata['progress'], config):
+        if results := _finished(workdir, restored_progress(metadata, config), config):
             console.print(f'The run in {workdir} is finished; use another --workdir for a new one.')
-            return _report(console, workdir, json.loads(results.read_text()))
+            return _report(console, workdir, results)
 
     experiment = create_experiment(config, devices)
+    check_training(experiment)
     write_json(workdir / 'config.json', config.to_dict())
     _describe(console, experiment, workdir)
     tracker = Tracker(workdir, config.wandb, config.to_dict())
@@ -68,9 +68,13 @@ def _check_same_run(workdir: Path, saved: dict, config: ConfigDict) -> None:
         )
 
 
-def _finished(progress: dict, config: ConfigDict) -> bool:
-    stopped = progress['stopped'] and config.early_stopping.patience > 0
-    return progress['epoch'] >= config.epochs or stopped
+def _finished(workdir: Path, progress: Progress, config: ConfigDict) -> dict | None:
+    """Returns the results where nothing is left to do."""
+    file = workdir / 'results.json'
+    if not file.exists() or not (progress.stopped or progress.epoch >= config.epochs):
+        return None
+    results = json.loads(file.read_text())
+    return results if results['epochs'] == progress.epoch else None  # else of a shorter run
 
 
 def _describe(console: Console, experiment: Experiment, workdir: Path) -> None:

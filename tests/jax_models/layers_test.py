@@ -40,13 +40,6 @@ def test_batch_norm_normalises_with_the_biased_and_keeps_the_unbiased_variance()
         np.testing.assert_allclose(updates['batch_stats'][name], values, rtol=1e-5)
 
 
-def test_batch_norm_is_exact_for_values_far_from_zero():
-    x = 30 + 0.1 * jax.random.normal(jax.random.key(0), (64, 4, 4, 2))
-    norm = BatchNorm()
-    y, _ = norm.apply(norm.init(jax.random.key(0), x, train=True), x, train=True, mutable=['batch_stats'])
-    np.testing.assert_allclose(y.std((0, 1, 2)), 1, rtol=0.02)
-
-
 def test_batch_norm_keeps_float32_statistics_of_bfloat16():
     x = jnp.ones((8, 2, 2, 3), jnp.bfloat16)
     y, variables = BatchNorm().init_with_output(jax.random.key(0), x, train=True)

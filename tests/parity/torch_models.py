@@ -61,7 +61,7 @@ class Bottleneck(_Block):
 
 
 class ResNet(nn.Module):
-    """Takes float32[batch, channels, height, width]; `name` is a key of STAGE_SIZES, `stem` cifar or imagenet."""
+    """Takes float32[batch, 3, height, width]; `name` is a key of STAGE_SIZES, `stem` cifar or imagenet."""
 
     def __init__(self, name, *, num_classes, width=64, stem='imagenet'):
         super().__init__()

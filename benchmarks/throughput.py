@@ -1,0 +1,272 @@
+"""How fast a model trains here: images per second, utilisation, time to first step, and PyTorch beside it.
+
+Command: python benchmarks/throughput.py [--model=resnet18] [--width=64] [--batch_size=512] …
+
+Times the step and the loop that train.py runs, with configs/resnet18.py's recipe (crops, flips and label
+smoothing included) on random images. Where PyTorch is installed, its step (the same model, loss, optimizer,
+batch and precision, no augmentation) is timed in turn with ours: each round holds an epoch of our loop, the
+same number of bare steps of ours, and as many of PyTorch's. Printed are the medians of the rounds.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from configs import resnet18
+from input_pipeline import normalization
+from input_pipeline.sources import Dataset, Split
+from jax_models import create_model, summary
+from training.checkpoints import Checkpoints
+from training.console import Console
+from training.experiment import Experiment, create_experiment, resolve
+from training.loop import Training
+from training.tracking import Tracker
+
+SIDE, CLASSES = 32, 10
+RATE = 0.01  # low enough for random labels
+
+
+def main():
+    # Leaves memory of a GPU to PyTorch and to the processes that time the first step.
+    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+    arguments = parse_arguments()
+    if arguments.first_step:
+        first_step(create(arguments, epochs=1))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(arguments, Path(folder))
+    for name, value in result.items():
+        print(f'{name:<26}', f'{value:,.4g}' if isinstance(value, float) else value)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + '\n')
+
+
+def measure(arguments: argparse.Namespace, folder: Path) -> dict:
+    jax.config.update('jax_compilation_cache_dir', str(folder / 'compilation'))
+    experiment = create(arguments, epochs=arguments.repeats + 1)
+    config = experiment.config
+    result = {
+        'device': jax.devices()[0].device_kind,
+        'jax': jax.__version__,
+        'model': config.model.name,
+        'width': config.model.width,
+        'batch_size': config.batch_size,
+        'precision': config.precision,
+        'convolution': config.model.convolution,
+    }
+    if not arguments.skip_first_step:
+        for name in ('cold', 'cached'):
+            result[f'first_step_{name}_seconds'] = time_first_step(folder / 'first')
+    peak = matmul_flops(config.precision)
+    result |= time_rounds(experiment, folder / 'run')
+    achieved = step_flops(experiment) / result['step_milliseconds'] * 1000
+    return result | {
+        'model_tflops_a_second': achieved / 1e12,
+        'matmul_tflops_a_second': peak / 1e12,
+        'utilisation': achieved / peak,
+    }
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    gpu = jax.default_backend() == 'gpu'
+    parser.add_argument('--model', default='resnet18', help='as config.model.name')
+    parser.add_argument('--width', type=int, default=64, help='channels of the first stage')
+    parser.add_argument('--batch_size', type=int, default=512 if gpu else 128, help='images a step')
+    parser.add_argument('--precision', default='auto', help='float32, bfloat16 or auto')
+    parser.add_argument('--convolution', default='auto', help='xla, winograd or auto')
+    parser.add_argument('--steps', type=int, default=200 if gpu else 5, help='steps a round')
+    parser.add_argument('--repeats', type=int, default=7, help='rounds, after one of warm-up')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='also write the figures there')
+    parser.add_argument('--skip_first_step', action='store_true', help='do not time the first step')
+    parser.add_argument('--first_step', action='store_true', help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def create(arguments: argparse.Namespace, *, epochs: int) -> Experiment:
+    """Returns what train.py would run, on random images: an epoch is a round."""
+    config = resnet18.get_config()
+    config.epochs, config.batch_size, config.precision = epochs, arguments.batch_size, arguments.precision
+    config.model.name, config.model.width = arguments.model, arguments.width
+    config.model.convolution = arguments.convolution
+    config.dataset.validation = 0
+    config.schedule.warmup_epochs, config.checkpoint.every_epochs = 0.0, 0
+    config.optimizer.learning_rate = RATE
+
+    random = np.random.default_rng(0)
+
+    def split(name, size):
+        images = random.integers(0, 256, (size, SIDE, SIDE, 3), np.uint8)
+        labels = random.integers(0, CLASSES, size, np.int32)
+        return Split(images, labels, np.array([f'{name}-{index}' for index in range(size)]))
+
+    splits = {
+        'train': split('train', arguments.steps * arguments.batch_size),
+        'test': split('test', arguments.batch_size),
+    }
+    names = tuple(str(label) for label in range(CLASSES))
+    dataset = Dataset('cifar10', 'random', names, splits)
+    devices = jax.devices()[:1]
+    return create_experiment(resolve(config, devices), devices, dataset)
+
+
+def time_first_step(cache: Path) -> float:
+    """Returns the seconds from starting Python to the end of the first step, in a process of its own."""
+    environment = os.environ | {'JAX_COMPILATION_CACHE_DIR': str(cache)}
+    started = time.perf_counter()
+    subprocess.run([sys.executable, *sys.argv, '--first_step'], env=environment, check=True)
+    return time.perf_counter() - started
+
+
+def first_step(experiment: Experiment) -> None:
+    bare_steps(experiment)(1)
+
+
+def bare_steps(experiment: Experiment) -> Callable[[int], None]:
+    """Returns `run(steps)`, which waits for so many steps of the compiled program and nothing else."""
+    execution, batch_size = experiment.execution, experiment.config.batch_size
+    compiled = execution.compile_train(experiment.train_step())
+    state = execution.replicate(experiment.create_state())
+    data = execution.replicate(experiment.loaders['train'].arrays)
+    rows = np.arange(experiment.steps * batch_size, dtype=np.int32).reshape(-1, batch_size)
+    order, rates = execution.place_order(rows), jnp.full(len(rows), RATE)
+
+    def run(steps):
+        nonlocal state
+        stride = steps if execution.many_steps else 1
+        for start in range(0, steps, stride):
+            state, sums = compiled(state, data, order, rates, start, start + stride)
+        execution.fetch(sums)
+
+    return run
+
+
+def torch_steps(experiment: Experiment) -> Callable[[int], None]:
+    """Returns the same for PyTorch: channels_last, and on a GPU torch.compile and a fused optimizer."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from tests.parity.torch_models import ResNet
+
+    config = experiment.config
+    gpu = torch.cuda.is_available()
+    device = torch.device('cuda' if gpu else 'cpu')
+    model = ResNet(config.model.name, num_classes=CLASSES, width=config.model.width, stem=config.model.stem)
+    model = model.to(device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=RATE, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=gpu
+    )
+    arrays = experiment.loaders['train'].arrays
+    mean, std = (
+        torch.tensor(values, device=device).reshape(3, 1, 1)
+        for values in normalization.constants(config.dataset.normalization, experiment.dataset)
+    )
+    images = torch.from_numpy(arrays['image']).to(device).permute(0, 3, 1, 2)  # channels_last in memory
+    labels = torch.from_numpy(arrays['label']).to(device).long()
+
+    def loss_of(images, labels):
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == 'bfloat16'):
+            logits = model((images.float() / 255 - mean) / std)
+        return cross_entropy(logits.float(), labels, label_smoothing=config.loss.label_smoothing)
+
+    compiled = torch.compile(loss_of) if gpu else loss_of
+    size = config.batch_size
+
+    def run(steps):
+        for start in range(0, steps * size, size):
+            optimizer.zero_grad(set_to_none=True)
+            loss = compiled(images[start : start + size], labels[start : start + size])
+            loss.backward()
+            optimizer.step()
+        loss.item()
+
+    return run
+
+
+class Rounds(Console):
+    """Sees the loop's epochs begin and end, and lets others run between them, off the loop's clock."""
+
+    def __init__(self, others: dict[str, Callable[[], None]]):
+        super().__init__()
+        self.others = others
+        self.seconds: dict[str, list[float]] = {name: [] for name in ('loop', *others)}
+
+    def start_epoch(self, epoch, epochs, steps):
+        self.started = time.perf_counter()
+        super().start_epoch(epoch, epochs, steps)
+
+    def epoch_line(self, record, epochs, *, best):
+        self.seconds['loop'].append(time.perf_counter() - self.started)
+        for name, run in self.others.items():
+            started = time.perf_counter()
+            run()
+            self.seconds[name].append(time.perf_counter() - started)
+        line = (f'{name} {seconds[-1]:.3f} s' for name, seconds in self.seconds.items())
+        self.print(f'round {record["epoch"] - 1}/{epochs - 1}  ' + '  '.join(line))
+
+
+def time_rounds(experiment: Experiment, folder: Path) -> dict:
+    """Runs the real loop with bare steps and PyTorch's in between; the first round warms up."""
+    runs = {'step': bare_steps(experiment)}
+    if find_spec('torch'):
+        runs['pytorch'] = torch_steps(experiment)
+    config, steps = experiment.config, experiment.steps
+    rounds = Rounds({name: lambda run=run: run(steps) for name, run in runs.items()})
+    Training(
+        experiment,
+        folder,
+        checkpoints=Checkpoints(folder / 'checkpoints'),
+        console=rounds,
+        tracker=Tracker(folder, config.wandb, config.to_dict()),
+    ).run()
+    seconds = {name: np.array(values[1:]) for name, values in rounds.seconds.items()}
+    speed = {name: steps * config.batch_size / np.median(values) for name, values in seconds.items()}
+    result = {
+        'step_milliseconds': 1000 * float(np.median(seconds['step'])) / steps,
+        'images_per_second': float(speed['step']),
+        'loop_images_per_second': float(speed['loop']),
+        'loop_overhead': float(np.median(seconds['loop'] / seconds['step'])) - 1,
+    }
+    if 'pytorch' in runs:
+        result |= {
+            'pytorch': version('torch'),
+            'pytorch_images_per_second': float(speed['pytorch']),
+            'times_pytorch': float(np.median(seconds['pytorch'] / seconds['step'])),
+        }
+    return result
+
+
+def matmul_flops(precision: str) -> float:
+    """Returns the floating-point operations a second of the fastest of ten large matrix products."""
+    side = 8192 if jax.default_backend() == 'gpu' else 2048
+    a, b = jax.random.normal(jax.random.key(0), (2, side, side), jnp.dtype(precision))
+    product = jax.jit(jnp.matmul)
+    product(a, b).block_until_ready()
+    seconds = []
+    for _ in range(10):
+        started = time.perf_counter()
+        product(a, b).block_until_ready()
+        seconds.append(time.perf_counter() - started)
+    return 2 * side**3 / min(seconds)
+
+
+def step_flops(experiment: Experiment) -> float:
+    """Returns a step's: three times the forward pass's, as XLA counts it (no taps on the padding)."""
+    config = experiment.config.model.copy_and_resolve_references()
+    config.convolution = 'xla'
+    model = create_model(config, num_classes=CLASSES)
+    return 3 * summary.flops(model, experiment.dataset.image_shape) * experiment.config.batch_size
