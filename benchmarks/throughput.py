@@ -5,7 +5,8 @@ Command: python benchmarks/throughput.py [--model=resnet18] [--width=64] [--batc
 Times the step and the loop that train.py runs, with configs/resnet18.py's recipe (crops, flips and label
 smoothing included) on random images. Where PyTorch is installed, its step (the same model, loss, optimizer,
 batch and precision, no augmentation) is timed in turn with ours: each round holds an epoch of our loop, the
-same number of bare steps of ours, and as many of PyTorch's. Printed are the medians of the rounds.
+same number of bare steps of ours, and as many of PyTorch's. Printed are the medians of the rounds. Run it on
+an idle machine (`load_before` near 0): where cores are shared, PyTorch's threads suffer more than XLA's.
 """
 
 import argparse
@@ -29,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from configs import resnet18
 from input_pipeline import normalization
 from input_pipeline.sources import Dataset, Split
-from jax_models import create_model, summary
+from jax_models import create_model, model_names, summary
 from training.checkpoints import Checkpoints
 from training.console import Console
 from training.experiment import Experiment, create_experiment, resolve
@@ -45,7 +46,7 @@ def main():
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
     arguments = parse_arguments()
     if arguments.first_step:
-        first_step(create(arguments, epochs=1))
+        bare_steps(create(arguments, epochs=1))(1)
         return
     with tempfile.TemporaryDirectory() as folder:
         result = measure(arguments, Path(folder))
@@ -61,6 +62,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict:
     config = experiment.config
     result = {
         'device': jax.devices()[0].device_kind,
+        'load_before': os.getloadavg()[0],
         'jax': jax.__version__,
         'model': config.model.name,
         'width': config.model.width,
@@ -84,11 +86,11 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     gpu = jax.default_backend() == 'gpu'
-    parser.add_argument('--model', default='resnet18', help='as config.model.name')
+    parser.add_argument('--model', default='resnet18', choices=model_names())
     parser.add_argument('--width', type=int, default=64, help='channels of the first stage')
     parser.add_argument('--batch_size', type=int, default=512 if gpu else 128, help='images a step')
-    parser.add_argument('--precision', default='auto', help='float32, bfloat16 or auto')
-    parser.add_argument('--convolution', default='auto', help='xla, winograd or auto')
+    parser.add_argument('--precision', default='auto', choices=('auto', 'float32', 'bfloat16'))
+    parser.add_argument('--convolution', default='auto', choices=('auto', 'xla', 'winograd'))
     parser.add_argument('--steps', type=int, default=200 if gpu else 5, help='steps a round')
     parser.add_argument('--repeats', type=int, default=7, help='rounds, after one of warm-up')
     parser.add_argument('--json', type=Path, metavar='FILE', help='also write the figures there')
@@ -130,10 +132,6 @@ def time_first_step(cache: Path) -> float:
     started = time.perf_counter()
     subprocess.run([sys.executable, *sys.argv, '--first_step'], env=environment, check=True)
     return time.perf_counter() - started
-
-
-def first_step(experiment: Experiment) -> None:
-    bare_steps(experiment)(1)
 
 
 def bare_steps(experiment: Experiment) -> Callable[[int], None]:
@@ -270,3 +268,7 @@ def step_flops(experiment: Experiment) -> float:
     config.convolution = 'xla'
     model = create_model(config, num_classes=CLASSES)
     return 3 * summary.flops(model, experiment.dataset.image_shape) * experiment.config.batch_size
+
+
+if __name__ == '__main__':
+    main()

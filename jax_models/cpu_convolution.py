@@ -22,8 +22,9 @@ from jax import Array, lax
 from jax import numpy as jnp
 
 _CHUNK_BYTES = 2**20  # of activations; their transforms take a few times as much
-# Below so many floating point operations XLA takes a few milliseconds, and compiles faster.
-_MIN_FLOPS = 2e8
+# Below so many floating point operations XLA takes a millisecond or two, and compiles faster.
+_MIN_FLOPS = 2e7
+_MIN_FLOPS_WINOGRAD = 2e8
 _LAYOUT = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 _Pads = tuple[tuple[int, int], tuple[int, int]]
 
@@ -83,14 +84,15 @@ def _choose(shape, kernel_shape, strides, pads):
     batch, *size, channels = shape
     *kernel_size, _, features = kernel_shape
     out = _out_size(size, kernel_size, strides, pads)
-    if 2 * batch * math.prod(out) * math.prod(kernel_shape) < _MIN_FLOPS or min(map(min, pads)) < 0:
+    flops = 2 * batch * math.prod(out) * math.prod(kernel_shape)
+    if flops < _MIN_FLOPS or min(map(min, pads)) < 0:
         return None
     if kernel_size == [1, 1] and pads == ((0, 0), (0, 0)):
         return functools.partial(_pointwise, strides=strides)
     if kernel_size == [3, 3] and strides == (1, 1) and pads == ((1, 1), (1, 1)):
         tiles = math.prod(-(-n // _TILE) for n in out)
         # 36 products for each tile where 9 for each pixel would do, so small sizes do not pay.
-        if min(channels, features) >= 16 and 36 * tiles < 0.7 * 9 * math.prod(out):
+        if flops >= _MIN_FLOPS_WINOGRAD and min(channels, features) >= 16 and 36 * tiles < 0.7 * 9 * math.prod(out):
             return _winograd
     return functools.partial(_taps, strides, pads)
 

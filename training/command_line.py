@@ -9,8 +9,10 @@ from pathlib import Path
 
 from absl import app, logging
 
+from configs import default
 from input_pipeline import DataError
 from training import CheckpointError, ConfigError, NonFiniteLoss
+from training.keys import flatten, nearest_key
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -23,9 +25,6 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def _explain_flags(argv: list[str], error: Exception) -> str:
-    from configs import default
-    from training.config import flatten, nearest_key
-
     declared = flatten(default.get_config())
     for argument in argv:
         match = re.match(r'--?(?:no)?config\.([\w.]+)', argument)

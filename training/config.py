@@ -12,6 +12,7 @@ from input_pipeline.augment import CROP_MODES
 from jax_models.layers import ACTIVATIONS, CONVOLUTION_INITIALIZERS
 from jax_models.registry import model_names
 from training import ConfigError
+from training.keys import flatten, nearest_key
 from training.optimizers import OPTIMIZERS
 from training.schedules import INTERVALS, SCHEDULES
 
@@ -116,26 +117,6 @@ _MAY_CHANGE = (
     'checkpoint.',
     'wandb.',
 )
-
-
-def flatten(config: Mapping, prefix: str = '') -> dict[str, Any]:
-    """Returns {'optimizer.momentum': 0.9, …} of a nested config."""
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, (Mapping, ConfigDict)):
-            flat |= flatten(value, f'{prefix}{key}.')
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def nearest_key(key: str) -> str:
-    """Returns the declared key that is most like a mistyped one."""
-    keys = list(flatten(default.get_config()))
-    by_end = {k.rsplit('.', 1)[-1]: k for k in keys}
-    close = difflib.get_close_matches(key, keys, 1, 0)
-    close_end = difflib.get_close_matches(key.rsplit('.', 1)[-1], by_end, 1, 0.8)
-    return by_end[close_end[0]] if close_end else close[0]
 
 
 def check(config: ConfigDict) -> None:

@@ -34,7 +34,7 @@ class Progress:
     seconds: float = 0.0  # of the running one
     train_seconds: float = 0.0  # of all done
     best_epoch: int = 0
-    best: float | None = None  # the metric that chooses the best checkpoint
+    best: list[float] | None = None  # what chose the best checkpoint
     stopping_best: float | None = None  # the metric of early stopping
     stale_epochs: int = 0  # since it last became better
     stopped: bool = False  # by early stopping
@@ -129,7 +129,8 @@ class Training:
             'selected_on': self.selected_on or 'last epoch',
         }
 
-        better = self._is_best(record)
+        score, best = self._score(record), self.progress.best
+        better = score is None or best is None or score > best
         if better:
             self._best_variables = self.execution.unreplicate(variables)
         self._update_progress(record, better)
@@ -221,9 +222,11 @@ class Training:
         elif seconds > SECONDS_PER_DISPATCH * 2:
             self._chunk = max(1, self._chunk // 2)
 
-    def _is_best(self, record: dict) -> bool:
-        metric = record.get(f'{self.selected_on}_accuracy')
-        return metric is None or self.progress.best is None or metric > self.progress.best
+    def _score(self, record: dict) -> list[float] | None:
+        """Returns what chooses the best epoch: accuracy, and of equal ones the lower loss."""
+        if self.selected_on is None:
+            return None
+        return [record[f'{self.selected_on}_accuracy'], -record[f'{self.selected_on}_loss']]
 
     def _update_progress(self, record: dict, better: bool) -> None:
         progress, stopping = self.progress, self.config.early_stopping
@@ -231,7 +234,7 @@ class Training:
         progress.train_seconds += progress.seconds
         progress.seconds, progress.sums = 0.0, dict.fromkeys(SUMS, 0.0)
         if better:
-            progress.best, progress.best_epoch = record.get(f'{self.selected_on}_accuracy'), record['epoch']
+            progress.best, progress.best_epoch = self._score(record), record['epoch']
         if stopping.patience:
             sign = -1 if stopping.metric.endswith('loss') else 1
             value = sign * record[stopping.metric]

@@ -13,6 +13,7 @@ _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 @pytest.fixture(autouse=True)
 def _small_problems_too(monkeypatch):
     monkeypatch.setattr(cpu_convolution, '_MIN_FLOPS', 0)
+    monkeypatch.setattr(cpu_convolution, '_MIN_FLOPS_WINOGRAD', 0)
     monkeypatch.setattr(cpu_convolution, '_CHUNK_BYTES', 2**14)
 
 

@@ -20,7 +20,6 @@ from training.state import TrainState
 from training.steps import create_train_step, to_float
 
 FOLDER = Path(__file__).parent / 'golden'
-FAST_COMPILE = {'xla_backend_optimization_level': 0}  # in half the time
 ENDINGS = {'kernel': 'weight', 'scale': 'weight', 'mean': 'running_mean', 'var': 'running_var'}
 
 
@@ -82,7 +81,7 @@ def one_step(request):
         logits = model.apply(variables, images, train=False)
         return features, logits, value, gradients, statistics
 
-    outputs = jax.jit(compute, compiler_options=FAST_COMPILE)(variables, normalize(to_float(images)))
+    outputs = jax.jit(compute)(variables, normalize(to_float(images)))
     features, logits, loss, gradients, statistics = outputs
     ours = SimpleNamespace(
         features=features,
@@ -123,10 +122,9 @@ def test_five_training_steps_have_torchs_losses():
     optimizer = create_optimizer(config.optimizer)
     params = variables['params']
     state = TrainState(jnp.int32(0), params, variables['batch_stats'], optimizer.init(params), None)
-    train_step = create_train_step(
-        config, model, optimizer, augment=lambda images, keys: images, normalize=normalize
+    step = jax.jit(
+        create_train_step(config, model, optimizer, augment=lambda images, keys: images, normalize=normalize)
     )
-    step = jax.jit(train_step, compiler_options=FAST_COMPILE)
     losses = []
     for index, rate in enumerate(formula.STEP_RATES):
         images, labels = formula.batch(f'step {index}', formula.MODELS['resnet18'][1])

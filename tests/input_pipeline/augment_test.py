@@ -1,0 +1,62 @@
+import jax
+import numpy as np
+import pytest
+
+from configs import default
+from input_pipeline.augment import create_augmentation, random_crop, random_flip
+
+IMAGES = np.random.default_rng(0).random((64, 6, 5, 2), np.float32)
+KEYS = jax.random.split(jax.random.key(0), 64)
+
+
+@pytest.mark.parametrize(('mode', 'numpy_mode'), [('zero', 'constant'), ('reflect', 'reflect')])
+def test_crops_are_slices_of_the_padded_image(mode, numpy_mode):
+    crops = np.asarray(random_crop(IMAGES, KEYS, padding=2, mode=mode))
+    padded = np.pad(IMAGES, ((0, 0), (2, 2), (2, 2), (0, 0)), mode=numpy_mode)
+    found = set()
+    for image, crop in zip(padded, crops, strict=True):
+        corners = [
+            (row, column)
+            for row in range(5)
+            for column in range(5)
+            if (image[row : row + 6, column : column + 5] == crop).all()
+        ]
+        assert len(corners) == 1
+        found.update(corners)
+    assert len(found) > 15  # of 25 offsets
+    assert {row for row, _ in found} == {column for _, column in found} == set(range(5))
+
+
+def test_about_half_of_the_images_are_mirrored_and_no_other_is_touched():
+    flipped = np.asarray(random_flip(IMAGES, KEYS))
+    mirrored = (flipped == IMAGES[:, :, ::-1]).all((1, 2, 3))
+    same = (flipped == IMAGES).all((1, 2, 3))
+    assert (mirrored ^ same).all()
+    assert 20 < mirrored.sum() < 44
+
+
+def test_an_image_depends_on_its_own_key_alone():
+    augment = create_augmentation(configured(crop_padding=2, flip=True))
+    chosen = np.array([40, 3])
+    np.testing.assert_array_equal(augment(IMAGES, KEYS)[chosen], augment(IMAGES[chosen], KEYS[chosen]))
+
+
+def test_crop_and_flip_are_independent():
+    """One key for both would tie the direction of a crop to the mirroring."""
+    keys = jax.random.split(jax.random.key(1), 1000)
+    image = np.zeros((1000, 1, 3, 1), np.float32)
+    image[:, 0] = [[1], [2], [3]]
+    both = np.asarray(create_augmentation(configured(crop_padding=1, flip=True))(image, keys))[:, 0, :, 0]
+    # Only middle rows show; unmirrored, a crop from the left shows 0, 1, 2.
+    counts = [(both == pattern).all(1).sum() for pattern in ([0, 1, 2], [2, 1, 0], [2, 3, 0], [0, 3, 2])]
+    assert min(counts) > 25  # about 1000 / 3 / 3 / 2 = 56 each
+
+
+def test_no_augmentation_leaves_images_alone():
+    assert create_augmentation(configured())(IMAGES, KEYS) is IMAGES
+
+
+def configured(**keys):
+    config = default.get_config().augmentation
+    config.update(keys)
+    return config

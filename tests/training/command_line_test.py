@@ -1,0 +1,89 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import pytest
+
+from training.checkpoints import Checkpoints
+from training.keys import flatten
+from training.run import run
+
+ROOT = Path(__file__).parents[2]
+# train.py on one of the devices, and ResNets have a single block, which compiles fast.
+SMALL = """
+import jax, runpy, sys
+from functools import partial
+from jax_models import registry
+devices = jax.devices()[:1]
+jax.devices = lambda: devices
+registry.MODELS['resnet18'] = partial(registry.MODELS['resnet18'], stage_sizes=(1,))
+sys.argv[0] = 'train.py'
+runpy.run_path('train.py', run_name='__main__')
+"""
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'answer'),
+    [
+        (['train.py', '--help'], 'python train.py --config=configs/resnet18.py'),
+        (['train.py'], '--config'),
+        (['train.py', '--config=configs/resnet18.py', '--config.epocs=3'], 'the nearest is config.epochs'),
+        (['train.py', '--config=configs/resnet18.py', '--config.epochs=few'], 'config.epochs=few'),
+        (['train.py', '--config=configs/resnet.py'], 'no such file; there are configs/'),
+        (['train.py', '--config=configs/resnet18.py', 'epochs=3'], "unexpected argument 'epochs=3'"),
+        (['evaluate.py', '--help'], 'python evaluate.py --workdir=DIR'),
+        (['evaluate.py'], '--workdir'),
+    ],
+)
+def test_help_and_mistakes_are_answered_without_importing_jax(arguments, answer):
+    command = [sys.executable, '-X', 'importtime', *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    modules = {line.split('|')[-1].strip() for line in done.stderr.splitlines() if line.startswith('import')}
+    said = done.stdout + '\n'.join(x for x in done.stderr.splitlines() if not x.startswith('import time'))
+    assert answer in said
+    assert 'Traceback' not in said
+    assert done.returncode != 0
+    assert 'absl.app' in modules
+    assert not modules & {'jax', 'flax', 'numpy', 'sklearn', 'matplotlib'}
+
+
+def signalled_after_checkpoint(finished, workdir, signum):
+    """Starts or continues the run of `finished` as a user does, and stops it as soon as it has saved something.
+
+    Returns exit code and stderr.
+    """
+    keys = flatten(json.loads((finished / 'config.json').read_text())) | {'checkpoint.every_steps': 2}
+    overrides = [f'--config.{key}={value}' for key, value in keys.items()]
+    command = [sys.executable, '-c', SMALL, '--config=configs/default.py', f'--workdir={workdir}', *overrides]
+    settings = {
+        'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+        'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
+    }
+    before = last_steps(workdir)
+    pipes = {'stdout': subprocess.DEVNULL, 'stderr': subprocess.PIPE}
+    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | settings, text=True, **pipes)
+    while last_steps(workdir) <= before and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signum)
+    return process.wait(120), process.stderr.read()
+
+
+def last_steps(workdir):
+    return Checkpoints(workdir / 'checkpoints').steps('last')
+
+
+def test_terminated_and_killed_run_continues_as_if_nothing_happened(config, finished, tmp_path, assert_same_run):
+    workdir = tmp_path / 'finished'
+    code, stderr = signalled_after_checkpoint(finished, workdir, signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM, stderr
+    assert 'stopped by SIGTERM; saved. Continue with:\n  python train.py --config=configs/default.py' in stderr
+    code, stderr = signalled_after_checkpoint(finished, workdir, signal.SIGKILL)
+    assert code == -signal.SIGKILL, stderr
+    assert not (workdir / 'results.json').exists()
+    run(config, workdir, jax.devices()[:1])
+    assert_same_run(finished, workdir)

@@ -1,0 +1,148 @@
+import json
+import re
+from pathlib import Path
+
+import jax
+import pytest
+
+from configs import default
+from training import ConfigError
+from training.config import RULES, check, different_keys, flatten
+from training.experiment import resolve
+from training.keys import nearest_key
+
+ROOT = Path(__file__).parents[2]
+KEYS = sorted(flatten(default.get_config()))
+
+
+def changed(**keys):
+    config = default.get_config()
+    for key, value in keys.items():
+        section, name = (config, key) if '.' not in key else (config[key.split('.')[0]], key.split('.')[1])
+        with section.ignore_type():
+            section[name] = value
+    return config
+
+
+def test_every_key_has_a_rule_and_every_rule_a_key():
+    assert sorted(RULES) == KEYS
+
+
+def test_every_key_is_read():
+    files = [p for folder in ('training', 'input_pipeline', 'jax_models') for p in (ROOT / folder).glob('*.py')]
+    source = '\n'.join(p.read_text() for p in files if p.name != 'config.py')
+    for key in KEYS:
+        section, _, name = key.rpartition('.')
+        # `config.seed`, or `config.optimizer.momentum`, or that section under another name.
+        owner = rf'(config|{section}|stopping|every)' if section else 'config'
+        assert re.search(rf'{owner}\.{name}\b', source), f'nothing reads config.{key}'
+
+
+def test_defaults_are_allowed():
+    check(default.get_config())
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'expected'),
+    [
+        ('seed', -1, 'at least 0 and below 4294967296'),
+        ('epochs', 0, 'at least 1'),
+        ('epochs', 1.5, 'of type int'),
+        ('epochs', True, 'of type int'),
+        ('batch_size', 0, 'at least 1'),
+        ('precision', 'float', 'one of float32, bfloat16, auto (did you mean float32?)'),
+        ('parallel', 'pjit', 'one of auto, jit, pmap (did you mean jit?)'),
+        ('steps_per_dispatch', -1, 'at least 0'),
+        ('dataset.name', '', 'the name of a TFDS dataset, or digits'),
+        ('dataset.validation', 1.0, 'a fraction below 1, or a whole number above 1'),
+        ('dataset.validation', 100.5, 'a fraction below 1, or a whole number above 1'),
+        ('dataset.watch_test', 1, 'of type bool'),
+        ('dataset.normalization', 'cifar10', 'one of dataset, half, none'),
+        ('augmentation.crop_mode', 'mirror', 'one of zero, reflect'),
+        ('model.name', 'resnet-18', 'did you mean resnet18?'),
+        ('model.width', 0, 'at least 1'),
+        ('model.activation', 'ReLU', 'one of relu, gelu, silu'),
+        ('model.dropout', 1.0, 'at least 0 and below 1'),
+        ('loss.label_smoothing', -0.1, 'at least 0 and below 1'),
+        ('optimizer.learning_rate', 0.0, 'above 0'),
+        ('optimizer.learning_rate', float('nan'), 'finite'),
+        ('optimizer.learning_rate', float('inf'), 'finite'),
+        ('optimizer.learning_rate', 'high', 'of type float'),
+        ('optimizer.momentum', 1.0, 'at least 0 and below 1'),
+        ('schedule.name', 'cos', 'did you mean cosine?'),
+        ('schedule.interval', 'batch', 'one of step, epoch'),
+        ('early_stopping.metric', 'accuracy', 'one of auto, train_loss'),
+        ('wandb.mode', 'on', 'one of disabled, offline, online'),
+    ],
+)
+def test_value_that_is_not_allowed_is_named_with_those_that_are(key, value, expected):
+    with pytest.raises(ConfigError, match=rf'config\.{re.escape(key)}=.*{re.escape(expected)}'):
+        check(changed(**{key: value}))
+
+
+@pytest.mark.parametrize(
+    ('keys', 'named'),
+    [
+        ({'optimizer.accumulation_steps': 3}, 'accumulation_steps=3: must divide config.batch_size=512'),
+        ({'dataset.watch_test': True}, 'needs config.dataset.validation=0'),
+        ({'schedule.final_learning_rate': 0.5}, 'must not exceed config.optimizer.learning_rate=0.1'),
+        ({'schedule.warmup_epochs': 40.0}, 'must be below config.epochs=40'),
+        ({'model.convolution': 'winograd', 'precision': 'bfloat16'}, 'float32 only'),
+        (
+            {'early_stopping.patience': 1, 'early_stopping.metric': 'test_loss'},
+            'needs config.dataset.watch_test',
+        ),
+        (
+            {'early_stopping.patience': 1, 'early_stopping.metric': 'val_loss', 'dataset.validation': 0.0},
+            'needs config.dataset.validation above 0',
+        ),
+    ],
+)
+def test_values_that_contradict_each_other_are_named(keys, named):
+    with pytest.raises(ConfigError, match=re.escape(named)):
+        check(changed(**keys))
+
+
+def test_whole_numbers_are_allowed_for_fractions():
+    check(changed(**{'optimizer.learning_rate': 1, 'dataset.validation': 5000}))
+
+
+def test_missing_and_unknown_keys_are_named():
+    config = default.get_config()
+    del config.loss.label_smoothing
+    with pytest.raises(ConfigError, match=r'config\.loss\.label_smoothing is missing; its default is 0\.0'):
+        check(config)
+    config = default.get_config()
+    config.optimizer.momentun = 0.8
+    with pytest.raises(ConfigError, match=r'config\.optimizer\.momentun is not a key.*optimizer\.momentum'):
+        check(config)
+
+
+@pytest.mark.parametrize(
+    ('mistyped', 'meant'),
+    [
+        ('epoch', 'epochs'),
+        ('optimizer.learning_rat', 'optimizer.learning_rate'),
+        ('learning_rate', 'optimizer.learning_rate'),
+        ('model.weight_decay', 'optimizer.weight_decay'),
+    ],
+)
+def test_nearest_key_is_what_was_meant(mistyped, meant):
+    assert nearest_key(mistyped) == meant
+
+
+def test_a_run_may_continue_elsewhere_and_longer_but_not_as_another():
+    saved = json.loads(json.dumps(default.get_config().to_dict()))
+    assert different_keys(saved, changed(epochs=99, parallel='pmap', **{'dataset.data_dir': '/tmp'})) == {}
+    other = changed(batch_size=64, **{'model.width': 8})
+    assert different_keys(saved, other) == {'batch_size': (512, 64), 'model.width': (64, 8)}
+
+
+def test_nothing_is_auto_once_resolved():
+    config = changed(precision='auto')
+    for validation, metric in ((0.1, 'val_accuracy'), (0.0, 'train_loss')):
+        config.dataset.validation = validation
+        resolved = resolve(config, jax.devices()[:1])
+        assert 'auto' not in flatten(resolved).values()
+        assert resolved.early_stopping.metric == metric
+    assert config.precision == 'auto'  # resolve returns a copy

@@ -1,0 +1,254 @@
+import json
+import logging
+import os
+import signal
+
+import jax
+import pytest
+
+from training import CheckpointError, NonFiniteLoss
+from training.checkpoints import Checkpoints
+from training.console import Console
+from training.evaluation import Evaluator
+from training.interruption import Interrupted, Interruption
+from training.loop import Training
+from training.run import run
+
+DEVICES = jax.devices()[:1]
+
+
+def records(workdir):
+    return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+def last_steps(workdir, name='last'):
+    return Checkpoints(workdir / 'checkpoints').steps(name)
+
+
+@pytest.fixture
+def short(config):
+    """Two epochs of two steps, the least there is to run."""
+    config.epochs = 2
+    config.batch_size = 160
+    config.dataset.drop_last = True
+    return config
+
+
+@pytest.fixture
+def at_step(monkeypatch):
+    """Calls an action when the given step of an epoch has been shown."""
+
+    def at_step(epoch, step, action):
+        update = Console.update
+
+        def update_and_act(console, done, *rest):
+            update(console, done, *rest)
+            if (console._title, done) == (f'epoch {epoch}/3', step):
+                action()
+
+        monkeypatch.setattr(Console, 'update', update_and_act)
+
+    return at_step
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_interrupted_run_continues_as_if_nothing_happened(config, finished, tmp_path, at_step, assert_same_run):
+    config.checkpoint.every_epochs = 0
+    workdir = tmp_path / 'finished'
+    # In the middle of an epoch; before its smaller last batch; with its last step, after which it is evaluated.
+    for epoch, step, saved in ((1, 2, 3), (2, 4, 11), (2, 6, 12)):
+        at_step(epoch, step, terminate)
+        with pytest.raises(Interrupted) as interrupted:
+            run(config, workdir, DEVICES)
+        assert interrupted.value.exit_code == 143
+        assert last_steps(workdir)[-1] == saved
+    run(config, workdir, DEVICES)
+    assert_same_run(finished, workdir)
+
+
+def test_signal_in_the_last_step_lets_the_run_finish(config, finished, tmp_path, at_step, assert_same_run):
+    at_step(3, 6, terminate)
+    run(config, tmp_path / 'finished', DEVICES)
+    assert_same_run(finished, tmp_path / 'finished')
+
+
+def test_crash_between_record_and_checkpoint_leaves_no_trace(config, finished, tmp_path, monkeypatch, assert_same_run):
+    save, workdir = Training._save, tmp_path / 'finished'
+
+    def crash(training, step):
+        if step == 12:
+            raise MemoryError
+        save(training, step)
+
+    with monkeypatch.context() as context, pytest.raises(MemoryError):
+        context.setattr(Training, '_save', crash)
+        run(config, workdir, DEVICES)
+    assert len(records(workdir)) == 2
+    assert last_steps(workdir) == [6]
+    run(config, workdir, DEVICES)
+    assert_same_run(finished, workdir)
+
+
+@pytest.mark.parametrize('parallel', ['jit', 'pmap'])
+def test_nothing_is_compiled_after_the_first_epoch(config, tmp_path, parallel, monkeypatch, caplog):
+    compiled, start_epoch, finish = [], Console.start_epoch, Training._finish
+
+    def count(console_or_training, *args, then):
+        compiled.append(sum('Compiling' in message for message in caplog.messages))
+        return then(console_or_training, *args)
+
+    monkeypatch.setattr(Console, 'start_epoch', lambda *args: count(*args, then=start_epoch))
+    monkeypatch.setattr(Training, '_finish', lambda *args: count(*args, then=finish))
+    config.parallel, config.checkpoint.every_steps = parallel, 3
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        run(config, tmp_path / 'run', DEVICES)
+    start, first, *others = compiled
+    assert start < first
+    assert set(others) == {first}
+
+
+def test_steps_and_epochs_choose_checkpoints(short, tmp_path, monkeypatch):
+    saved, save = [], Checkpoints.save
+
+    def record(checkpoints, name, step, *rest):
+        saved.append((name, step))
+        save(checkpoints, name, step, *rest)
+
+    monkeypatch.setattr(Checkpoints, 'save', record)
+    short.epochs, short.dataset.validation = 4, 0.0  # 8 steps an epoch
+    short.checkpoint.every_epochs, short.checkpoint.every_steps = 0, 8
+    run(short, tmp_path / 'steps', DEVICES)
+    assert [step for name, step in saved if name == 'last'] == [8, 16, 24, 32]
+    saved.clear()
+    short.checkpoint.every_epochs, short.checkpoint.every_steps = 3, 0
+    run(short, tmp_path / 'epochs', DEVICES)
+    assert saved == [('best', 24), ('last', 24), ('best', 32), ('last', 32)]
+
+
+def test_steps_per_dispatch_skips_no_steps(short, tmp_path):
+    short.steps_per_dispatch = 2
+    run(short, tmp_path, DEVICES)
+    assert [record['step'] for record in records(tmp_path)] == [2, 4]
+    assert last_steps(tmp_path) == [2, 4]
+    assert all(record['train_loss'] > 1 for record in records(tmp_path))
+
+
+def test_split_smaller_than_a_batch_is_one_step(short, tmp_path):
+    short.batch_size, short.dataset.drop_last = 4096, False
+    results = run(short, tmp_path, DEVICES)
+    assert [record['step'] for record in records(tmp_path)] == [1, 2]
+    assert results['epochs'] == 2
+
+
+def test_infinite_loss_names_the_step_and_keeps_the_last_good_checkpoint(short, tmp_path):
+    short.optimizer.learning_rate, short.schedule.warmup_epochs = 3e38, 0.0
+    short.checkpoint.every_steps = 1
+    with pytest.raises(NonFiniteLoss, match=r'train loss .* at step 2 \(epoch 1\).* checkpoint is of step 1\.'):
+        run(short, tmp_path, DEVICES)
+    assert last_steps(tmp_path) == [1]
+
+
+def test_infinite_parameters_are_not_saved(short, tmp_path):
+    short.optimizer.learning_rate, short.schedule.warmup_epochs = 3e38, 0.0
+    short.checkpoint.every_steps, short.optimizer.weight_decay = 1, 100.0
+    with pytest.raises(NonFiniteLoss, match=r'parameters .* at step 1 .*No checkpoint was saved yet'):
+        run(short, tmp_path, DEVICES)
+    assert last_steps(tmp_path) == []
+
+
+@pytest.fixture
+def validation(monkeypatch):
+    """Lets validation have the given accuracies, epoch by epoch."""
+
+    def set_accuracies(*accuracies):
+        remaining = iter(accuracies)
+        monkeypatch.setattr(
+            Evaluator, 'metrics', lambda *_: {'loss': 1.0, 'accuracy': next(remaining)}, raising=True
+        )
+
+    return set_accuracies
+
+
+def test_early_stopping_ends_the_run_and_more_patience_continues_it(short, tmp_path, validation, capsys):
+    validation(0.5, 0.6, 0.6, 0.55, 0.7, 0.1)
+    short.epochs, short.early_stopping.patience = 6, 2
+    results = run(short, tmp_path, DEVICES)
+    assert (results['epochs'], results['best_epoch'], results['stopped_early']) == (4, 2, True)
+    assert results['val_accuracy'] == 0.6
+    assert last_steps(tmp_path, 'best') == [4]  # the first of equals
+
+    run(short, tmp_path, DEVICES)
+    assert 'is finished' in capsys.readouterr().out
+    short.early_stopping.patience = 3
+    results = run(short, tmp_path, DEVICES)
+    assert (results['epochs'], results['best_epoch'], results['stopped_early']) == (6, 5, False)
+
+
+def test_best_that_was_not_yet_saved_survives_an_interruption(short, tmp_path, validation, monkeypatch):
+    """With checkpoint.every_epochs=0 the best weights wait in memory."""
+    short.epochs, short.checkpoint.every_epochs = 3, 0
+    validation(0.5, 0.9, 0.1)
+    epoch_line = Console.epoch_line
+    with monkeypatch.context() as context, pytest.raises(Interrupted):
+        context.setattr(
+            Console,
+            'epoch_line',
+            lambda console, record, *rest, **best: (
+                epoch_line(console, record, *rest, **best),
+                record['epoch'] == 2 and terminate(),
+            ),
+        )
+        run(short, tmp_path, DEVICES)
+    assert last_steps(tmp_path, 'best') == [4]
+    assert run(short, tmp_path, DEVICES)['best_epoch'] == 2
+
+
+def test_another_metric_for_early_stopping_begins_anew(short, tmp_path, validation):
+    validation(0.9, 0.1, 0.1, 0.1)
+    short.epochs, short.early_stopping.patience = 4, 1
+    assert run(short, tmp_path, DEVICES)['epochs'] == 2
+    short.early_stopping.metric = 'val_loss'
+    assert run(short, tmp_path, DEVICES)['epochs'] == 4  # of constant loss: one to compare with, one too many
+
+
+def test_watching_test_says_so_everywhere(short, tmp_path, capsys):
+    short.dataset.validation, short.dataset.watch_test = 0.0, True
+    results = run(short, tmp_path, DEVICES)
+    assert all(record['selected_on'] == 'test' for record in records(tmp_path))
+    assert results['selected_on'] == 'test'
+    accuracies = [record['test_accuracy'] for record in records(tmp_path)]
+    assert results['test_accuracy'] == pytest.approx(max(accuracies))
+    assert results['best_epoch'] == 1 + accuracies.index(max(accuracies))
+    printed = capsys.readouterr().out
+    assert 'best on test' in printed
+    assert 'CHOSEN ON TEST' in printed
+
+
+def test_without_validation_the_last_epoch_is_the_best(short, tmp_path):
+    short.dataset.validation = 0.0
+    results = run(short, tmp_path, DEVICES)
+    assert (results['selected_on'], results['best_epoch']) == ('last epoch', 2)
+    assert not any(key.startswith(('val_', 'test_')) for record in records(tmp_path) for key in record)
+    assert last_steps(tmp_path, 'best') == [16]
+
+
+def test_lost_metrics_are_noticed(short, tmp_path):
+    run(short, tmp_path, DEVICES)
+    (tmp_path / 'metrics.jsonl').unlink()
+    short.epochs = 3
+    with pytest.raises(CheckpointError, match=r'metrics\.jsonl holds 0 of the 2 epochs done'):
+        run(short, tmp_path, DEVICES)
+
+
+def test_second_ctrl_c_exits_at_once(monkeypatch):
+    codes, before = [], signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(os, '_exit', codes.append)
+    with Interruption() as interruption:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert (interruption.signum, codes) == (signal.SIGINT, [])
+        os.kill(os.getpid(), signal.SIGINT)
+        assert codes == [130]
+    assert signal.getsignal(signal.SIGINT) is before

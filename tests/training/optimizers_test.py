@@ -1,0 +1,54 @@
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs import default
+from training.optimizers import create_optimizer, set_learning_rate
+
+PARAMS = {'conv': {'kernel': jnp.full((2, 2), 2.0)}, 'bn': {'scale': jnp.full(2, 2.0)}}
+
+
+def updates(gradients, steps=1, rate=0.5, params=PARAMS, **keys):
+    """What the last of some steps with the same gradients adds to the parameters."""
+    config = default.get_config().optimizer
+    config.update({'momentum': 0.0, 'weight_decay': 0.0, **keys})
+    optimizer = create_optimizer(config)
+    state = optimizer.init(params)
+    for _ in range(steps):
+        update, state = optimizer.update(gradients, set_learning_rate(state, jnp.float32(rate)), params)
+    return update
+
+
+def ones(value=1.0):
+    return {'conv': {'kernel': jnp.full((2, 2), value)}, 'bn': {'scale': jnp.full(2, value)}}
+
+
+@pytest.mark.parametrize(('everywhere', 'norm_decay'), [(True, 0.2), (False, 0.0)])
+def test_weight_decay_can_spare_norms_and_biases(everywhere, norm_decay):
+    update = updates(ones(0.0), weight_decay=0.1, decay_norm_and_bias=everywhere)
+    np.testing.assert_allclose(update['conv']['kernel'], -0.5 * 0.2)
+    np.testing.assert_allclose(update['bn']['scale'], -0.5 * norm_decay)
+
+
+@pytest.mark.parametrize(('nesterov', 'second'), [(False, 1.9), (True, 1 + 0.9 * 1.9)])
+def test_momentum_is_that_of_pytorch(nesterov, second):
+    update = updates(ones(), steps=2, momentum=0.9, nesterov=nesterov)
+    np.testing.assert_allclose(update['bn']['scale'], -0.5 * second, rtol=1e-6)
+
+
+def test_clipping_by_value_bounds_each_entry():
+    gradients = {'conv': {'kernel': jnp.array([[3.0, -3.0], [0.1, 0.0]])}, 'bn': {'scale': jnp.zeros(2)}}
+    update = updates(gradients, clip_value=0.2)
+    np.testing.assert_allclose(update['conv']['kernel'], [[-0.1, 0.1], [-0.05, 0.0]], rtol=1e-6)
+
+
+def test_clipping_by_norm_bounds_the_whole_gradient_before_decay():
+    assert optax.tree.norm(updates(ones(), rate=1.0, clip_norm=0.5)) == pytest.approx(0.5)
+    decayed = updates(ones(), rate=1.0, clip_norm=0.5, weight_decay=10.0)
+    assert optax.tree.norm(decayed) > 10
+
+
+def test_small_gradients_are_not_clipped():
+    update = updates(ones(0.1), rate=1.0, clip_norm=5.0, clip_value=5.0)
+    np.testing.assert_allclose(update['bn']['scale'], -0.1)

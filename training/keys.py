@@ -1,0 +1,29 @@
+"""Names of config keys. Imports nothing heavy: a mistyped key is answered at once."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def flatten(config: Mapping, prefix: str = '') -> dict[str, Any]:
+    """Returns {'optimizer.momentum': 0.9, …} of a nested config."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, (Mapping, ConfigDict)):
+            flat |= flatten(value, f'{prefix}{key}.')
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def nearest_key(key: str) -> str:
+    """Returns the declared key that is most like a mistyped one."""
+    keys = list(flatten(default.get_config()))
+    by_end = {k.rsplit('.', 1)[-1]: k for k in keys}
+    close = difflib.get_close_matches(key, keys, 1, 0)
+    close_end = difflib.get_close_matches(key.rsplit('.', 1)[-1], by_end, 1, 0.8)
+    return by_end[close_end[0]] if close_end else close[0]
