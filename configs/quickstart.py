@@ -1,6 +1,9 @@
 """A small ResNet on the digits that scikit-learn ships: real data, nothing to download.
 
 Command: make train, or python train.py --config=configs/quickstart.py
+
+Measured on two CPU cores: 98.1 to 99.4 % test accuracy (seed 0 on jax 0.12; seeds 0, 1, 2 on jax 0.10),
+under a minute of training, under two and a half minutes with the install.
 """
 
 from configs import default

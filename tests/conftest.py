@@ -17,6 +17,7 @@ from absl import logging
 
 from configs import default
 from jax_models import registry
+from training import plots
 from training.run import run
 
 
@@ -60,8 +61,9 @@ def tiny():
 
 
 @pytest.fixture
-def config(small_models):
-    """The config of `finished`, to be changed at will."""
+def config(small_models, monkeypatch):
+    """The config of `finished`, to be changed at will; nothing is drawn, which takes long."""
+    monkeypatch.setattr(plots, '_save', lambda figure, path: path)
     return tiny()
 
 

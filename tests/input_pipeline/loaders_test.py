@@ -33,7 +33,9 @@ def test_smaller_last_batch_is_a_step_unless_dropped(size, dropped, kept):
 
 
 def test_resident_keeps_the_chosen_examples():
-    split = Split(np.arange(10, dtype=np.uint8)[:, None, None, None], np.arange(10), np.arange(10).astype(str))
+    split = Split(
+        np.arange(10, dtype=np.uint8)[:, None, None, None], np.arange(10), np.arange(10).astype(str)
+    )
     loader = Resident(split, np.array([1, 4, 9]))
     assert loader.size == 3
     np.testing.assert_array_equal(loader.arrays['image'].ravel(), [1, 4, 9])

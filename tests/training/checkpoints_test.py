@@ -8,7 +8,11 @@ import pytest
 from training import CheckpointError
 from training.checkpoints import Checkpoints
 
-TREE = {'a': {'kernel': jnp.arange(6.0).reshape(2, 3)}, 'half': jnp.ones(2, jnp.bfloat16), 'step': jnp.int32(7)}
+TREE = {
+    'a': {'kernel': jnp.arange(6.0).reshape(2, 3)},
+    'half': jnp.ones(2, jnp.bfloat16),
+    'step': jnp.int32(7),
+}
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def test_help_and_mistakes_are_answered_without_importing_jax(arguments, answer)
 
 
 def signalled_after_checkpoint(finished, workdir, signum):
-    """Starts or continues the run of `finished` as a user does, and stops it as soon as it has saved something.
+    """Starts or continues the run of `finished` as a user does, and stops it once it has saved something.
 
     Returns exit code and stderr.
     """
@@ -77,11 +77,15 @@ def last_steps(workdir):
     return Checkpoints(workdir / 'checkpoints').steps('last')
 
 
-def test_terminated_and_killed_run_continues_as_if_nothing_happened(config, finished, tmp_path, assert_same_run):
+def test_terminated_and_killed_run_continues_as_if_nothing_happened(
+    config, finished, tmp_path, assert_same_run
+):
     workdir = tmp_path / 'finished'
     code, stderr = signalled_after_checkpoint(finished, workdir, signal.SIGTERM)
     assert code == 128 + signal.SIGTERM, stderr
-    assert 'stopped by SIGTERM; saved. Continue with:\n  python train.py --config=configs/default.py' in stderr
+    assert (
+        'stopped by SIGTERM; saved. Continue with:\n  python train.py --config=configs/default.py' in stderr
+    )
     code, stderr = signalled_after_checkpoint(finished, workdir, signal.SIGKILL)
     assert code == -signal.SIGKILL, stderr
     assert not (workdir / 'results.json').exists()

@@ -29,7 +29,9 @@ def test_every_key_has_a_rule_and_every_rule_a_key():
 
 
 def test_every_key_is_read():
-    files = [p for folder in ('training', 'input_pipeline', 'jax_models') for p in (ROOT / folder).glob('*.py')]
+    files = [
+        p for folder in ('training', 'input_pipeline', 'jax_models') for p in (ROOT / folder).glob('*.py')
+    ]
     source = '\n'.join(p.read_text() for p in files if p.name != 'config.py')
     for key in KEYS:
         section, _, name = key.rpartition('.')

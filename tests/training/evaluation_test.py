@@ -1,0 +1,92 @@
+import csv
+import json
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from input_pipeline import DataError, sources
+from training import CheckpointError
+from training.evaluation import evaluate
+
+pytestmark = pytest.mark.usefixtures('config')
+DEVICES = jax.devices()[:1]
+
+
+@pytest.fixture
+def workdir(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / 'finished')
+
+
+def results(workdir):
+    return json.loads((workdir / 'results.json').read_text())
+
+
+def test_best_checkpoint_gives_the_results_of_the_run(workdir):
+    result = evaluate(workdir, devices=DEVICES, predictions=workdir / 'new' / 'predictions.csv')
+    assert result['accuracy'] == results(workdir)['test_accuracy']
+    assert result['loss'] == pytest.approx(results(workdir)['test_loss'])
+    assert (result['count'], result['split'], result['dataset']) == (360, 'test', 'digits')
+    assert json.loads((workdir / 'evaluations' / 'best-digits-test.json').read_text())['count'] == 360
+
+    with (workdir / 'new' / 'predictions.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row['id'] for row in rows] == [f'test-{index}' for index in range(360)]
+    assert np.mean([row['label'] == row['predicted'] for row in rows]) == result['accuracy']
+    assert all(0.1 <= float(row['confidence']) <= 1 for row in rows)
+
+
+def test_validation_is_what_was_held_out(workdir):
+    best = results(workdir)['best_epoch'] * 6
+    result = evaluate(workdir, split='val', checkpoint=str(best), devices=DEVICES)
+    assert result['accuracy'] == pytest.approx(results(workdir)['val_accuracy'])
+    assert (result['count'], result['step']) == (1104, best)
+
+
+def test_last_checkpoint_on_train_and_eight_devices(workdir):
+    """The batches of training do not divide among eight, which does not matter here."""
+    eight = evaluate(workdir, split='train', checkpoint='last', devices=jax.devices())
+    one = evaluate(workdir, split='train', checkpoint='18', devices=DEVICES)
+    assert eight['loss'] == pytest.approx(one['loss'], rel=1e-5)
+    assert eight['count'] == 333
+
+
+def test_missing_checkpoints_and_runs_are_named(workdir, tmp_path):
+    expected = "holds no checkpoint '7'; there is last: step 12, 18; best: step"
+    with pytest.raises(CheckpointError, match=re.escape(expected)):
+        evaluate(workdir, checkpoint='7', devices=DEVICES)
+    with pytest.raises(CheckpointError, match=r'holds no run: there is no .*config\.json'):
+        evaluate(tmp_path / 'elsewhere', devices=DEVICES)
+
+
+def test_split_that_is_not_there_is_named(workdir):
+    with pytest.raises(DataError, match="digits has no split 'extra'; it has train, test"):
+        evaluate(workdir, split='extra', devices=DEVICES)
+
+
+def test_dataset_of_other_classes_is_refused(workdir, monkeypatch):
+    load = sources.load
+
+    def load_other(config, *splits):
+        if config.name != 'other':
+            return load(config, *splits)
+        split = sources.Split(np.zeros((2, 8, 8, 1), np.uint8), np.zeros(2, np.int32), np.array(['a', 'b']))
+        return sources.Dataset('other', '1.0.0', ('cat', 'dog'), {'test': split})
+
+    monkeypatch.setattr(sources, 'load', load_other)
+    with pytest.raises(DataError, match=r'other has 2 classes \(cat, dog.*the 10 of digits \(0, 1, 2'):
+        evaluate(workdir, dataset='other', devices=DEVICES)
+
+
+def test_dataset_of_the_same_classes_is_evaluated(workdir, monkeypatch):
+    load = sources.load
+    digits = {'twin': 'digits', 'digits': 'digits'}
+    monkeypatch.setattr(
+        sources, 'load', lambda config, *splits: load(ConfigDict({'name': digits[config.name]}), *splits)
+    )
+    result = evaluate(workdir, dataset='twin', devices=DEVICES)
+    assert result['accuracy'] == results(workdir)['test_accuracy']
+    assert (workdir / 'evaluations' / 'best-twin-test.json').exists()

@@ -1,0 +1,140 @@
+import json
+import re
+import shutil
+
+import jax
+import pytest
+
+from training import CheckpointError, ConfigError
+from training.checkpoints import Checkpoints
+from training.experiment import augmented_images, create_experiment, resolve
+from training.loop import Training
+from training.run import run
+
+DEVICES = jax.devices()[:1]
+
+
+@pytest.fixture
+def workdir(finished, tmp_path):
+    """A copy of a finished run."""
+    return shutil.copytree(finished, tmp_path / 'finished')
+
+
+def content(workdir):
+    return {path: path.stat().st_mtime_ns for path in workdir.rglob('*')}
+
+
+def test_a_run_leaves_what_is_promised(finished):
+    results = json.loads((finished / 'results.json').read_text())
+    records = [json.loads(line) for line in (finished / 'metrics.jsonl').read_text().splitlines()]
+    assert [(record['epoch'], record['step']) for record in records] == [(1, 6), (2, 12), (3, 18)]
+    assert results['val_accuracy'] == max(record['val_accuracy'] for record in records)
+    assert Checkpoints(finished / 'checkpoints').steps('best') == [6 * results['best_epoch']]
+    assert (results['selected_on'], results['epochs'], results['seed']) == ('val', 3, 0)
+    assert 0 < results['test_accuracy'] < 1
+    assert results['parameters'] == 398
+    assert results['train_seconds'] == pytest.approx(sum(record['seconds'] for record in records))
+    assert 'jax' in results['versions']
+    assert json.loads((finished / 'config.json').read_text())['parallel'] == 'jit'
+    plots = {path.name for path in (finished / 'plots').iterdir()}
+    assert {'curves.png', 'learning_rate.png', 'training_images.png', 'confusion_matrix.png'} <= plots
+
+
+def test_finished_run_says_so_and_does_nothing(config, workdir, capsys):
+    before = content(workdir)
+    results = run(config, workdir, DEVICES)
+    assert results == json.loads((workdir / 'results.json').read_text())
+    assert 'is finished; use another --workdir' in capsys.readouterr().out
+    assert content(workdir) == before
+
+
+def test_more_epochs_continue_a_finished_run(config, workdir, monkeypatch):
+    config.epochs = 4
+    finish = Training._finish
+
+    def crash(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(Training, '_finish', crash)
+    with pytest.raises(MemoryError):
+        run(config, workdir, DEVICES)
+    monkeypatch.setattr(Training, '_finish', finish)
+    # All is trained, but results.json is still that of three epochs.
+    assert run(config, workdir, DEVICES)['epochs'] == 4
+    assert len((workdir / 'metrics.jsonl').read_text().splitlines()) == 4
+
+
+def test_another_config_is_refused_with_the_keys_that_differ(config, workdir):
+    config.model.width, config.optimizer.momentum = 8, 0.8
+    before = content(workdir)
+    expected = 'config.model.width was 4, is 8; config.optimizer.momentum was 0.9, is 0.8'
+    with pytest.raises(CheckpointError, match=re.escape(expected)):
+        run(config, workdir, DEVICES)
+    assert content(workdir) == before
+
+
+def test_run_with_a_damaged_checkpoint_continues_from_the_one_before(
+    config, workdir, finished, assert_same_run
+):
+    folder = workdir / 'checkpoints' / 'last' / '18'
+    for file in (folder / 'arrays').rglob('*'):
+        if file.is_file():
+            file.write_bytes(b'')
+    (workdir / 'results.json').unlink()
+    with pytest.raises(CheckpointError, match=r'last/18 cannot be read .*delete that folder to use step 12'):
+        run(config, workdir, DEVICES)
+    shutil.rmtree(folder)
+    run(config, workdir, DEVICES)
+    assert_same_run(finished, workdir)
+
+
+def test_lost_metrics_are_noticed(config, workdir):
+    (workdir / 'metrics.jsonl').unlink()
+    config.epochs = 4
+    with pytest.raises(CheckpointError, match=r'metrics\.jsonl holds 0 of the 3 epochs done'):
+        run(config, workdir, DEVICES)
+
+
+@pytest.mark.parametrize(
+    ('section', 'key', 'value', 'devices', 'expected'),
+    [
+        (
+            '',
+            'batch_size',
+            60,
+            8,
+            'must be divisible by 8 (8 devices x 1 accumulation steps); the nearest are 56',
+        ),
+        ('', 'batch_size', 4, 8, 'the nearest are 8'),
+        ('', 'batch_size', 512, 1, 'larger than the 333 training images'),
+        ('dataset', 'drop_last', False, 8, 'the last batch has 13 images, which do not divide by 8'),
+        ('augmentation', 'crop_padding', 9, 1, 'too large for images of 8 pixels'),
+    ],
+)
+def test_what_does_not_fit_devices_or_data_is_refused(
+    config, tmp_path, section, key, value, devices, expected
+):
+    config.dataset.drop_last = True
+    (config[section] if section else config)[key] = value
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        run(config, tmp_path / 'run', jax.devices()[:devices])
+    assert not (tmp_path / 'run').exists()
+
+
+def test_imagenet_stem_on_small_images_is_warned_of(config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Training, 'run', lambda _: {})
+    monkeypatch.setattr('training.run._report', lambda *_: {})
+    config.model.stem = 'imagenet'
+    run(config, tmp_path, DEVICES)
+    assert '--config.model.stem=cifar suits them' in capsys.readouterr().out
+
+
+def test_shown_training_images_do_not_depend_on_the_devices(config):
+    config.batch_size = 64
+    one, eight = (
+        augmented_images(create_experiment(resolve(config, devices), devices), 32)
+        for devices in (DEVICES, jax.devices())
+    )
+    assert (one[0] == eight[0]).all()
+    assert one[0].shape == (32, 8, 8, 1)
+    assert one[1] == eight[1]
