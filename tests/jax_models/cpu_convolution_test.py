@@ -64,8 +64,8 @@ def test_values_and_gradients_are_those_of_exact_convolutions(
 )
 def test_what_is_not_covered_is_exactly_what_xla_computes(options):
     images = _values((2, 8, 8, 16), 0)
-    xla = nn.Conv(16, (3, 3), **options)
-    ours = nn.Conv(16, (3, 3), **options, conv_general_dilated=conv_general_dilated)
+    xla = nn.Conv(16, (3, 3), padding=1, **options)
+    ours = nn.Conv(16, (3, 3), padding=1, **options, conv_general_dilated=conv_general_dilated)
     variables = xla.init(jax.random.key(0), images)
     np.testing.assert_array_equal(xla.apply(variables, images), ours.apply(variables, images))
 

@@ -165,13 +165,14 @@ def test_infinite_parameters_are_not_saved(short, tmp_path):
 
 @pytest.fixture
 def validation(monkeypatch):
-    """Lets validation have the given accuracies, epoch by epoch."""
+    """Lets validation have the given accuracies, epoch by epoch, and a loss of 1 or that of a pair."""
 
-    def set_accuracies(*accuracies):
-        remaining = iter(accuracies)
-        monkeypatch.setattr(Evaluator, 'metrics', lambda *_: {'loss': 1.0, 'accuracy': next(remaining)})
+    def set_metrics(*epochs):
+        pairs = [epoch if isinstance(epoch, tuple) else (epoch, 1.0) for epoch in epochs]
+        metrics = iter([{'accuracy': accuracy, 'loss': loss} for accuracy, loss in pairs])
+        monkeypatch.setattr(Evaluator, 'metrics', lambda *_: next(metrics))
 
-    return set_accuracies
+    return set_metrics
 
 
 def test_early_stopping_ends_the_run_and_more_patience_continues_it(short, tmp_path, validation, capsys):
@@ -192,7 +193,7 @@ def test_early_stopping_ends_the_run_and_more_patience_continues_it(short, tmp_p
 def test_best_that_was_not_yet_saved_survives_an_interruption(short, tmp_path, validation, monkeypatch):
     """With checkpoint.every_epochs=0 the best weights wait in memory."""
     short.epochs, short.checkpoint.every_epochs = 3, 0
-    validation(0.5, 0.9, 0.1)
+    validation(0.9, (0.9, 0.5), 0.1)  # of equal accuracies the one of lower loss
     log_epoch = Tracker.log_epoch
 
     def log_and_act(tracker, record):
@@ -222,7 +223,7 @@ def test_watching_test_says_so_everywhere(short, tmp_path, capsys):
     assert results['selected_on'] == 'test'
     accuracies = [record['test_accuracy'] for record in records(tmp_path)]
     assert results['test_accuracy'] == pytest.approx(max(accuracies))
-    assert results['best_epoch'] == 1 + accuracies.index(max(accuracies))
+    assert accuracies[results['best_epoch'] - 1] == max(accuracies)
     printed = capsys.readouterr().out
     assert 'best on test' in printed
     assert 'CHOSEN ON TEST' in printed
