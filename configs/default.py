@@ -16,8 +16,8 @@ def get_config() -> ConfigDict:
     # bfloat16 on a GPU, float32 on a CPU.
     config.precision = 'float32'
     config.parallel = 'auto'  # jit over a mesh of all devices, pmap, or auto (jit)
-    # Steps per dispatch to the device; 0: as many as take half a second on a GPU, one on a CPU,
-    # where XLA runs convolutions inside loops on one thread.
+    # Steps per dispatch to a GPU; 0: as many as take half a second. A CPU always gets one, since XLA runs
+    # convolutions inside loops on one thread there.
     config.steps_per_dispatch = 0
 
     config.dataset = dataset = ConfigDict()

@@ -90,7 +90,7 @@ def _choose(shape, kernel_shape, strides, pads):
     if kernel_size == [1, 1] and pads == ((0, 0), (0, 0)):
         return functools.partial(_pointwise, strides=strides)
     if kernel_size == [3, 3] and strides == (1, 1) and pads == ((1, 1), (1, 1)):
-        # A tile takes 36 products, and 9 for each of its pixels otherwise: sizes 1, 2 and 5 do not pay.
+        # A tile takes 36 products, and 9 for each of its pixels otherwise: sizes 1 and 2 do not pay.
         saved = 1 - 36 * math.prod(-(-n // _TILE) for n in out) / (9 * math.prod(out))
         if saved > 0.3 and min(channels, features) >= 16 and flops >= _MIN_FLOPS_WINOGRAD:
             return _winograd
@@ -310,20 +310,23 @@ def _taps(strides: tuple[int, int], pads: _Pads, images: Array, kernel: Array) -
 def _taps_backward(strides, pads, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     images, kernel = residuals
     channels, features = kernel.shape[2:]
+    products = _taps_pay(strides, channels, features)
+    matrix = kernel.reshape(-1, features)
 
     def step(total, chunk):
-        patches = _patches(chunk[0], kernel.shape[:2], strides, pads)
-        return total + _product(chunk[1].reshape(-1, features), patches, 0, 0), None
+        patches, pull = jax.vjp(lambda x: _patches(x, kernel.shape[:2], strides, pads), chunk[0])
+        gradients = chunk[1].reshape(-1, features)
+        total += _product(gradients, patches, 0, 0)
+        return total, pull(_product(gradients, matrix, 1, 1))[0] if products else None
 
     chunks = _chunks(_taps_chunk(images), images, gradient)
-    total, _ = lax.scan(step, jnp.zeros((features, math.prod(kernel.shape[:3])), jnp.float32), chunks)
-    kernel_gradient = total.T.reshape(kernel.shape)
-    if _taps_pay(strides, channels, features):
-        return _strided_input_gradient(strides, pads, images.shape, kernel, gradient), kernel_gradient
-    _, pull = jax.vjp(
-        lambda x: lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=_LAYOUT), images
-    )
-    return *pull(gradient), kernel_gradient
+    total, image_gradients = lax.scan(step, jnp.zeros(matrix.shape[::-1], jnp.float32), chunks)
+    if products:
+        image_gradient = image_gradients.reshape(-1, *images.shape[1:])[: len(images)]
+    else:
+        convolve = functools.partial(lax.conv_general_dilated, dimension_numbers=_LAYOUT)
+        image_gradient = jax.vjp(lambda x: convolve(x, kernel, strides, pads), images)[1](gradient)[0]
+    return image_gradient, total.T.reshape(kernel.shape)
 
 
 def _taps_forward(strides, pads, images, kernel):
@@ -352,37 +355,3 @@ def _patches(images: Array, kernel_size: Sequence[int], strides: tuple[int, int]
     ]
     # A slice that ends beyond the image still has all its entries.
     return jnp.concatenate(taps, 3).reshape(-1, len(taps) * images.shape[3])
-
-
-def _strided_input_gradient(strides, pads: _Pads, shape, kernel: Array, gradient: Array) -> Array:
-    """Computes the pixels of each phase (row and column modulo the strides) from the taps that reach them."""
-    batch, *size, channels = shape
-    counts = [-(-n // s) for n, s in zip(size, strides, strict=True)]
-    # For each axis and phase: the taps, and where in the output the first pixel of the phase meets them.
-    meets = [
-        [[(k, (p + low - k) // s) for k in range(taps) if (p + low - k) % s == 0] for p in range(s)]
-        for s, (low, _), taps in zip(strides, pads, kernel.shape[:2], strict=True)
-    ]
-    margins = []
-    for axis, count in enumerate(counts):
-        starts = [start for phase in meets[axis] for _, start in phase]
-        margins.append((max(0, -min(starts)), max(0, max(starts) + count - gradient.shape[axis + 1])))
-
-    def step(_, chunk):
-        padded = _pad(chunk, margins)
-
-        def pixels(row_taps, column_taps):
-            total = jnp.zeros((), jnp.float32)
-            for (i, row), (j, column) in itertools.product(row_taps, column_taps):
-                row, column = row + margins[0][0], column + margins[1][0]
-                part = padded[:, row : row + counts[0], column : column + counts[1]]
-                total += _product(part.reshape(-1, part.shape[3]), kernel[i, j], 1, 1)
-            shape = (len(chunk), *counts, channels)
-            return jnp.broadcast_to(total, shape) if total.ndim == 0 else total.reshape(shape)
-
-        rows = [_interleave([pixels(r, c) for c in meets[1]], 2) for r in meets[0]]
-        return None, _interleave(rows, 1)[:, : size[0], : size[1]]
-
-    chunk = _chunk_size(batch, 4 * math.prod(size) * channels)
-    _, gradients = lax.scan(step, None, *_chunks(chunk, gradient))
-    return gradients.reshape(-1, *size, channels)[:batch]

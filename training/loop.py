@@ -85,7 +85,10 @@ class Training:
                 self.state = self._restored_state() or self.execution.replicate(
                     self.experiment.create_state()
                 )
-                records = self.tracker.rewind(self.progress.epoch)
+                try:
+                    records = self.tracker.rewind(self.progress.epoch)
+                except ValueError as error:
+                    raise CheckpointError(str(error)) from error
                 if len(records) != self.progress.epoch:
                     raise CheckpointError(
                         f'{self.workdir / "metrics.jsonl"} holds {len(records)} of the '
