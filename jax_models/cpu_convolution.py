@@ -64,19 +64,9 @@ def conv_general_dilated(
             convolve = _choose(lhs.shape, rhs.shape, tuple(window_strides), pads)
             if convolve is not None:
                 return convolve(lhs, rhs)
-    return lax.conv_general_dilated(
-        lhs,
-        rhs,
-        window_strides,
-        padding,
-        lhs_dilation,
-        rhs_dilation,
-        dimension_numbers,
-        feature_group_count,
-        batch_group_count,
-        precision,
-        preferred_element_type,
-    )
+    dilations, groups = (lhs_dilation, rhs_dilation), (feature_group_count, batch_group_count)
+    options = (*dilations, dimension_numbers, *groups, precision, preferred_element_type)
+    return lax.conv_general_dilated(lhs, rhs, window_strides, padding, *options)
 
 
 def _choose(shape, kernel_shape, strides, pads):
@@ -161,7 +151,7 @@ _A, _B, _G = _winograd_matrices()
 def _winograd(images: Array, kernel: Array) -> Array:
     batch, height, width, channels = images.shape
     features = kernel.shape[3]
-    if min(channels, features) < 32:  # the transforms would take longer than the products
+    if min(channels, features) < 64:  # the transforms would take longer than the products
         return lax.conv_general_dilated(images, kernel, (1, 1), 'SAME', dimension_numbers=_LAYOUT)
     kernels = _transform_kernel(kernel)
 
@@ -293,8 +283,8 @@ def _interleave(parts: Sequence[Array], axis: int) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _taps(strides: tuple[int, int], pads: _Pads, images: Array, kernel: Array) -> Array:
-    channels, features = kernel.shape[2:]
-    if not _taps_pay(strides, channels, features):
+    features = kernel.shape[3]
+    if strides == (1, 1) or min(kernel.shape[2:]) < 128:  # XLA's forward pass is the faster one there
         return lax.conv_general_dilated(images, kernel, strides, pads, dimension_numbers=_LAYOUT)
     out = _out_size(images.shape[1:3], kernel.shape[:2], strides, pads)
     matrix = kernel.reshape(-1, features)
@@ -309,8 +299,8 @@ def _taps(strides: tuple[int, int], pads: _Pads, images: Array, kernel: Array) -
 
 def _taps_backward(strides, pads, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     images, kernel = residuals
-    channels, features = kernel.shape[2:]
-    products = _taps_pay(strides, channels, features)
+    features = kernel.shape[3]
+    products = strides != (1, 1) and min(kernel.shape[2:]) >= 16  # else XLA's input gradient is faster
     matrix = kernel.reshape(-1, features)
 
     def step(total, chunk):
@@ -334,11 +324,6 @@ def _taps_forward(strides, pads, images, kernel):
 
 
 _taps.defvjp(_taps_forward, _taps_backward)
-
-
-def _taps_pay(strides, channels: int, features: int) -> bool:
-    """Returns whether products beat XLA for the forward pass and the input gradient too."""
-    return strides != (1, 1) and min(channels, features) >= 16
 
 
 def _taps_chunk(images: Array) -> int:

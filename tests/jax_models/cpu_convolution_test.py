@@ -25,9 +25,10 @@ def _values(shape, seed):
 @pytest.mark.parametrize(
     ('batch', 'height', 'width', 'channels', 'features', 'kernel', 'stride', 'padding'),
     [
-        (6, 8, 8, 32, 48, 3, 1, 'SAME'),  # Winograd
-        (7, 7, 12, 32, 32, 3, 1, [(1, 1), (1, 1)]),  # prime batch, tiles that do not fit
+        (6, 8, 8, 64, 80, 3, 1, 'SAME'),  # Winograd
+        (7, 7, 12, 64, 64, 3, 1, [(1, 1), (1, 1)]),  # prime batch, tiles that do not fit
         (4, 4, 4, 16, 32, 3, 1, 'SAME'),  # XLA's forward pass, Winograd's backward pass
+        (3, 8, 8, 128, 128, 3, 2, [(1, 1), (1, 1)]),
         (3, 8, 8, 16, 32, 3, 2, [(1, 1), (1, 1)]),
         (5, 9, 11, 16, 16, 3, 2, 'SAME'),
         (2, 9, 8, 16, 16, 2, 3, 'VALID'),  # pixels that no tap reaches
