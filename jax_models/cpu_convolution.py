@@ -14,7 +14,8 @@ products over chunks of the batch that stay in the cache:
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -95,20 +96,21 @@ def _pad(images: Array, pads: _Pads) -> Array:
     return jnp.pad(images, ((0, 0), *pads, (0, 0)))
 
 
-def _chunks(size: int, *arrays: Array) -> tuple[Array, ...]:
-    """Splits the batches into chunks [number, size, …], the last one filled up with zeros."""
-    batch = arrays[0].shape[0]
-    number = -(-batch // size)
-    fill = number * size - batch
-    if fill:
-        arrays = [jnp.pad(a, ((0, fill),) + ((0, 0),) * (a.ndim - 1)) for a in arrays]
-    return tuple(a.reshape(number, size, *a.shape[1:]) for a in arrays)
-
-
 def _chunk_size(batch: int, bytes_per_image: int, least: int = 1) -> int:
-    """Returns how many images to take at a time: a divisor of the batch, where there is one near."""
-    size = min(batch, max(least, _CHUNK_BYTES // bytes_per_image, 1))
-    return next((n for n in range(size, size // 2, -1) if batch % n == 0), size)
+    """Returns how many images to take at a time, a divisor of the batch."""
+    size = min(batch, max(_CHUNK_BYTES // bytes_per_image, least))
+    return next(n for n in range(size, 0, -1) if batch % n == 0)
+
+
+def _over_chunks(step: Callable, size: int, sums: Any, *arrays: Array) -> tuple[Any, Array | None]:
+    """Scans the batch in chunks: `step(sums, *chunks) -> sums, chunk of the output`."""
+
+    def body(sums, start):
+        # Slices, where `scan` over a reshaped array would have XLA make that one too.
+        return step(sums, *(lax.dynamic_slice_in_dim(a, start, size) for a in arrays))
+
+    sums, outputs = lax.scan(body, sums, jnp.arange(0, len(arrays[0]), size))
+    return sums, None if outputs is None else outputs.reshape(-1, *outputs.shape[2:])
 
 
 def _product(a: Array, b: Array, axis_a: int, axis_b: int) -> Array:
@@ -149,38 +151,34 @@ _A, _B, _G = _winograd_matrices()
 
 @jax.custom_vjp
 def _winograd(images: Array, kernel: Array) -> Array:
-    batch, height, width, channels = images.shape
-    features = kernel.shape[3]
+    channels, features = kernel.shape[2:]
     if min(channels, features) < 64:  # the transforms would take longer than the products
         return lax.conv_general_dilated(images, kernel, (1, 1), 'SAME', dimension_numbers=_LAYOUT)
     kernels = _transform_kernel(kernel)
 
     def step(_, chunk):
-        products = jax.tree.map(lambda x, u: _product(x, u, 1, 0), _tiles_of_input(chunk), kernels)
-        return None, _output_of_tiles(products, (*chunk.shape[:3], features))
+        products = jax.tree.map(lambda x, u: _product(x, u, 1, 0), _tiles(_B, chunk, 1), kernels)
+        return None, _images(_A, products, _interleave, (*chunk.shape[:3], features))
 
-    _, outputs = lax.scan(step, None, *_chunks(_winograd_chunk(images, features), images))
-    return outputs.reshape(-1, height, width, features)[:batch]
+    return _over_chunks(step, _winograd_chunk(images, features), None, images)[1]
 
 
 def _winograd_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     images, kernel = residuals
     kernels = _transform_kernel(kernel)
 
-    def step(sums, chunk):
-        inputs, gradients = _tiles_of_input(chunk[0]), _tiles_of_gradient(chunk[1])
+    def step(sums, chunk, gradient):
+        inputs, gradients = _tiles(_B, chunk, 1), _tiles(_A, gradient, 0)
         sums = jax.tree.map(lambda s, x, g: s + _product(x, g, 0, 0), sums, inputs, gradients)
         products = jax.tree.map(lambda g, u: _product(g, u, 1, 1), gradients, kernels)
-        return sums, _input_gradient_of_tiles(products, chunk[0].shape)
+        return sums, _images(_B, products, _overlap, chunk.shape)
 
     zeros = jax.tree.map(jnp.zeros_like, kernels)
-    chunks = _chunks(_winograd_chunk(images, kernel.shape[3]), images, gradient)
-    sums, image_gradients = lax.scan(step, zeros, chunks)
-    columns = [_combine(_G.T, row) for row in sums]
-    kernel_gradient = jnp.stack(
-        [jnp.stack(_combine(_G.T, column)) for column in zip(*columns, strict=True)], 1
-    )
-    return image_gradients.reshape(-1, *images.shape[1:])[: len(images)], kernel_gradient
+    size = _winograd_chunk(images, kernel.shape[3])
+    sums, image_gradient = _over_chunks(step, size, zeros, images, gradient)
+    sums = jnp.stack([jnp.stack(row) for row in sums])
+    kernel_gradient = jnp.einsum('ai,bj,abck->ijck', _G, _G, sums, precision='highest')
+    return image_gradient, kernel_gradient.astype(jnp.float32)
 
 
 _winograd.defvjp(lambda images, kernel: (_winograd(images, kernel), (images, kernel)), _winograd_backward)
@@ -208,51 +206,31 @@ def _apart(arrays):
     return lax.optimization_barrier(arrays)
 
 
-def _fill_tiles(images: Array, border: int) -> Array:
-    """Adds the border on each side, and as much below and to the right as makes whole tiles."""
-    return _pad(images, tuple((border, border + -n % _TILE) for n in images.shape[1:3]))
-
-
 def _transform_kernel(kernel: Array) -> list[list[Array]]:
     """Returns 6 x 6 arrays [channels, features]."""
     columns = _apart([_combine(_G, kernel[:, j]) for j in range(3)])
     return _apart([_combine(_G, row) for row in zip(*columns, strict=True)])
 
 
-def _tiles_of_input(images: Array) -> list[list[Array]]:
-    """Returns the transformed tiles as 6 x 6 arrays [tiles, channels]."""
-    images = _fill_tiles(images, 1)
-    height, width = images.shape[1] - 2, images.shape[2] - 2
-    rows = _apart(_combine(_B, [images[:, i : i + height : _TILE] for i in range(6)]))
-    return [
-        [x.reshape(-1, x.shape[3]) for x in _combine(_B, [r[:, :, j : j + width : _TILE] for j in range(6)])]
-        for r in rows
-    ]
+def _tiles(matrix: np.ndarray, images: Array, border: int) -> list[list[Array]]:
+    """Cuts images into tiles, four apart and overlapping by the borders, and transforms them.
+
+    Returns 6 x 6 arrays [tiles, channels].
+    """
+    height, width = (n + -n % _TILE for n in images.shape[1:3])
+    images = _pad(images, tuple((border, border + -n % _TILE) for n in images.shape[1:3]))
+    count = matrix.shape[1]
+    rows = _apart(_combine(matrix, [images[:, i : i + height : _TILE] for i in range(count)]))
+    columns = [[r[:, :, j : j + width : _TILE] for j in range(count)] for r in rows]
+    return [[x.reshape(-1, x.shape[3]) for x in _combine(matrix, row)] for row in columns]
 
 
-def _tiles_of_gradient(gradient: Array) -> list[list[Array]]:
-    """Returns the adjoint of `_output_of_tiles` as 6 x 6 arrays [tiles, features]."""
-    gradient = _fill_tiles(gradient, 0)
-    rows = _apart(_combine(_A, [gradient[:, i::_TILE] for i in range(_TILE)]))
-    return [
-        [x.reshape(-1, x.shape[3]) for x in _combine(_A, [r[:, :, j::_TILE] for j in range(_TILE)])]
-        for r in rows
-    ]
-
-
-def _output_of_tiles(products: list[list[Array]], shape: Sequence[int]) -> Array:
-    batch, height, width, features = shape
-    tiles = (batch, -(-height // _TILE), -(-width // _TILE), features)
-    rows = [_interleave(_combine(_A.T, [x.reshape(tiles) for x in row]), 2) for row in products]
-    return _interleave(_combine(_A.T, _apart(rows)), 1)[:, :height, :width]
-
-
-def _input_gradient_of_tiles(products: list[list[Array]], shape: Sequence[int]) -> Array:
-    """Applies the adjoint of `_tiles_of_input`, in which neighbouring tiles overlap by two."""
+def _images(matrix: np.ndarray, products: list[list[Array]], join: Callable, shape: Sequence[int]) -> Array:
+    """Applies the adjoint of `_tiles`: transforms 6 x 6 arrays and joins the tiles to images."""
     batch, height, width, channels = shape
     tiles = (batch, -(-height // _TILE), -(-width // _TILE), channels)
-    rows = [_overlap(_combine(_B.T, [x.reshape(tiles) for x in row]), 2) for row in products]
-    return _overlap(_combine(_B.T, _apart(rows)), 1)[:, :height, :width]
+    rows = [join(_combine(matrix.T, [x.reshape(tiles) for x in row]), 2) for row in products]
+    return join(_combine(matrix.T, _apart(rows)), 1)[:, :height, :width]
 
 
 def _overlap(parts: list[Array], axis: int) -> Array:
@@ -283,51 +261,31 @@ def _interleave(parts: Sequence[Array], axis: int) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _taps(strides: tuple[int, int], pads: _Pads, images: Array, kernel: Array) -> Array:
-    features = kernel.shape[3]
-    if strides == (1, 1) or min(kernel.shape[2:]) < 128:  # XLA's forward pass is the faster one there
-        return lax.conv_general_dilated(images, kernel, strides, pads, dimension_numbers=_LAYOUT)
-    out = _out_size(images.shape[1:3], kernel.shape[:2], strides, pads)
-    matrix = kernel.reshape(-1, features)
-
-    def step(_, chunk):
-        patches = _patches(chunk, kernel.shape[:2], strides, pads)
-        return None, _product(patches, matrix, 1, 0).reshape(-1, *out, features)
-
-    _, outputs = lax.scan(step, None, *_chunks(_taps_chunk(images), images))
-    return outputs.reshape(-1, *out, features)[: len(images)]
+    return lax.conv_general_dilated(images, kernel, strides, pads, dimension_numbers=_LAYOUT)
 
 
 def _taps_backward(strides, pads, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     images, kernel = residuals
-    features = kernel.shape[3]
-    products = strides != (1, 1) and min(kernel.shape[2:]) >= 16  # else XLA's input gradient is faster
-    matrix = kernel.reshape(-1, features)
+    strided = strides != (1, 1)  # else XLA's input gradient, a convolution, is faster
+    matrix = kernel.reshape(-1, kernel.shape[3])
 
-    def step(total, chunk):
-        patches, pull = jax.vjp(lambda x: _patches(x, kernel.shape[:2], strides, pads), chunk[0])
-        gradients = chunk[1].reshape(-1, features)
+    def step(total, chunk, gradient):
+        patches, pull = jax.vjp(lambda x: _patches(x, kernel.shape[:2], strides, pads), chunk)
+        gradients = gradient.reshape(-1, kernel.shape[3])
         total += _product(gradients, patches, 0, 0)
-        return total, pull(_product(gradients, matrix, 1, 1))[0] if products else None
+        return total, pull(_product(gradients, matrix, 1, 1))[0] if strided else None
 
-    chunks = _chunks(_taps_chunk(images), images, gradient)
-    total, image_gradients = lax.scan(step, jnp.zeros(matrix.shape[::-1], jnp.float32), chunks)
-    if products:
-        image_gradient = image_gradients.reshape(-1, *images.shape[1:])[: len(images)]
-    else:
+    size, zeros = _chunk_size(len(images), 4 * images[0].size), jnp.zeros(matrix.shape[::-1], jnp.float32)
+    total, image_gradient = _over_chunks(step, size, zeros, images, gradient)
+    if not strided:
         convolve = functools.partial(lax.conv_general_dilated, dimension_numbers=_LAYOUT)
-        image_gradient = jax.vjp(lambda x: convolve(x, kernel, strides, pads), images)[1](gradient)[0]
+        image_gradient = jax.linear_transpose(lambda x: convolve(x, kernel, strides, pads), images)(gradient)[
+            0
+        ]
     return image_gradient, total.T.reshape(kernel.shape)
 
 
-def _taps_forward(strides, pads, images, kernel):
-    return _taps(strides, pads, images, kernel), (images, kernel)
-
-
-_taps.defvjp(_taps_forward, _taps_backward)
-
-
-def _taps_chunk(images: Array) -> int:
-    return _chunk_size(len(images), images[0].size * images.dtype.itemsize)
+_taps.defvjp(lambda s, p, x, w: (_taps(s, p, x, w), (x, w)), _taps_backward)
 
 
 def _patches(images: Array, kernel_size: Sequence[int], strides: tuple[int, int], pads: _Pads) -> Array:
