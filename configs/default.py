@@ -44,10 +44,23 @@ def get_config() -> ConfigDict:
     config.model = model = ConfigDict()
     model.name = 'resnet18'  # see jax_models/registry.py
     model.width = 64  # channels of the first stage; each further stage doubles them
-    model.stem = 'cifar'  # cifar: 3x3 convolution; imagenet: 7x7 stride 2, then 3x3 max pool stride 2
+    # cifar: 3x3 convolution; imagenet: 7x7, stride 2, then a 3x3 max pool of stride 2; cifar_pool: 3x3, pool
+    model.stem = 'cifar'
+    model.max_parameters = 0  # a larger model is refused before data is loaded; 0: any size
     model.activation = 'relu'  # relu, gelu, silu
-    model.dropout = 0.0  # probability, before the last linear layer
-    model.initialization = 'pytorch'  # pytorch: its layers' default; torchvision: kaiming normal, fan out
+    model.stage_sizes = ()  # blocks per stage, such as (4, 4, 3); (): those of the name
+    model.kernel_sizes = ()  # of the 3x3 convolutions' kernels, odd, one per stage; (): 3
+    model.shortcut_kernel_sizes = ()  # of the projection shortcuts' kernels, one per stage; (): 1
+    model.se = 'none'  # squeeze and excitation: none, stem (after its activation), blocks (in each)
+    model.se_reduction = 16  # the share of the channels that it squeezes them to, inverted
+    model.hidden = 256  # units of simple_cnn's hidden layer
+    model.head_sizes = ()  # units of a ResNet's hidden layers before the last linear one, such as (512, 256)
+    model.dropout = 0.0  # probability, after each hidden layer of the head, or before its only one
+    model.block_dropout = 0.0  # probability, after each residual block
+    # Of kernels: pytorch (its layers' default), torchvision (kaiming normal, fan out, for convolutions),
+    # xavier_uniform, xavier_normal (gain sqrt 2), kaiming_normal (fan in), orthogonal (gain sqrt 2),
+    # normal (deviation .02).
+    model.initialization = 'pytorch'
     model.zero_init_last_norm = False  # scale 0 in the last norm of each block: it starts as its shortcut
     # How convolutions run: xla, winograd (for CPUs, jax_models/cpu_convolution.py), or auto:
     # winograd on one CPU device in float32, xla otherwise. The function computed is the same.

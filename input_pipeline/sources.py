@@ -3,7 +3,7 @@
 import hashlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,11 @@ class Dataset:
 
 
 def load(
-    dataset_config: ConfigDict, splits: Sequence[str] = ('train', 'test'), *, progress: bool | None = None
+    dataset_config: ConfigDict,
+    splits: Sequence[str] = ('train', 'test'),
+    *,
+    progress: bool | None = None,
+    check: Callable[[tuple[int, int, int], int], None] = lambda image_shape, num_classes: None,
 ) -> Dataset:
     """Loads splits of `config.dataset`; the first time it prepares the dataset and decodes its images.
 
@@ -53,22 +57,25 @@ def load(
         splits: which ones; names as the dataset has them.
         progress: show a progress bar (True) or one plain line (False) on stderr while something takes long;
             None: a bar if stderr is a terminal.
+        check: called with the shape of an image and the number of classes, before anything is decoded;
+            raises where they do not suit.
 
     Raises:
         DataError: on anything that is not there, not readable or not writable.
     """
     progress = sys.stderr.isatty() if progress is None else progress
     load_source = _digits if dataset_config.name == 'digits' else _tfds
-    return load_source(dataset_config, splits, progress)
+    return load_source(dataset_config, splits, progress, check)
 
 
-def _digits(dataset_config: ConfigDict, splits: Sequence[str], progress: bool) -> Dataset:
+def _digits(dataset_config: ConfigDict, splits: Sequence[str], progress: bool, check: Callable) -> Dataset:
     """The 1,797 handwritten digits of scikit-learn, 8x8 grey; a fixed fifth of each class is `test`."""
     _check_splits('digits', splits, ('train', 'test'))
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     digits = load_digits()
+    check((8, 8, 1), len(digits.target_names))
     images = np.round(digits.images[..., None] * (255 / 16)).astype(np.uint8)
     labels = digits.target.astype(np.int32)
     train, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
@@ -80,25 +87,28 @@ def _digits(dataset_config: ConfigDict, splits: Sequence[str], progress: bool) -
     return Dataset('digits', '1.0.0', names, {split: loaded[split] for split in splits})
 
 
-def _tfds(dataset_config: ConfigDict, splits: Sequence[str], progress: bool) -> Dataset:
+def _tfds(dataset_config: ConfigDict, splits: Sequence[str], progress: bool, check: Callable) -> Dataset:
     prepared = prepare.find_or_prepare(
         dataset_config.name, dataset_config.data_dir, dataset_config.manual_dir, progress
     )
     name = prepared.name  # without any :version
     _check_splits(name, splits, prepared.splits)
     # The folder is part of the key, so that two copies of a dataset do not replace each other's cache.
-    source = hashlib.sha256(str(prepared.folder.resolve()).encode()).hexdigest()[:8]
-    folder = _cache_dir(dataset_config.cache_dir) / name / f'{prepared.version}-{source}'
+    location = hashlib.sha256(str(prepared.folder.resolve()).encode()).hexdigest()[:8]
+    folder = _cache_dir(dataset_config.cache_dir) / name / f'{prepared.version}-{location}'
     loaded, class_names = {}, ()
     for split in splits:
         entries = cache.read(folder, split, prepared.fingerprint)
         if entries is None:
-            _fill_cache(folder, split, prepared, progress)
+            source = records.Records(prepared, split)
+            check(source.shape, len(source.class_names))
+            _fill_cache(folder, source, prepared, progress)
             entries = cache.read(folder, split, prepared.fingerprint)
             if entries is None:
                 raise DataError(f'What was just written to {folder} reads back damaged: check that disk.')
-        loaded[split] = Split(entries['images'], entries['labels'], entries['ids'])
         class_names = tuple(str(name) for name in entries['class_names'])
+        check(entries['images'].shape[1:], len(class_names))
+        loaded[split] = Split(entries['images'], entries['labels'], entries['ids'])
     return Dataset(name, prepared.version, class_names, loaded)
 
 
@@ -114,9 +124,9 @@ def _cache_dir(cache_dir: str) -> Path:
     return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'jax-classifiers'
 
 
-def _fill_cache(folder: Path, split: str, prepared: records.Prepared, progress: bool) -> None:
+def _fill_cache(folder: Path, source: records.Records, prepared: records.Prepared, progress: bool) -> None:
     """Decodes a split into the cache, in several processes where that is faster."""
-    source = records.Records(prepared, split)
+    split = source.split
     shape = (len(source), *source.shape)
     title = f'Decoding {split} of {prepared.name}, {len(source):,} images (only this once)'
 

@@ -18,10 +18,26 @@ ACTIVATIONS: dict[str, Callable] = {
 
 # torch.nn.Conv2d and Linear: Kaiming uniform with a = sqrt(5), which is uniform in +-1/sqrt(fan_in).
 _pytorch_kernel = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
-CONVOLUTION_INITIALIZERS: dict[str, Callable] = {
-    'pytorch': _pytorch_kernel,
-    'torchvision': nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'),
+# Kernels of (convolutions, linear layers) by name; biases are always PyTorch's.
+INITIALIZERS: dict[str, tuple[Callable, Callable]] = {
+    'pytorch': (_pytorch_kernel, _pytorch_kernel),
+    'torchvision': (nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'), _pytorch_kernel),
+    'xavier_uniform': (nn.initializers.xavier_uniform(),) * 2,
+    'xavier_normal': (nn.initializers.variance_scaling(2.0, 'fan_avg', 'normal'),) * 2,  # gain sqrt(2)
+    'kaiming_normal': (nn.initializers.variance_scaling(2.0, 'fan_in', 'normal'),) * 2,
+    'orthogonal': (nn.initializers.orthogonal(2.0**0.5),) * 2,
+    'normal': (nn.initializers.normal(0.02),) * 2,
 }
+
+
+def pytorch_bias(fan_in: int) -> Callable:
+    """Returns the initialiser of biases in torch.nn.Conv2d and Linear: uniform in +-1/sqrt(fan_in)."""
+    bound = fan_in**-0.5
+
+    def initialize(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return initialize
 
 
 class BatchNorm(nn.Module):
@@ -103,20 +119,17 @@ def _pmean(values, axis_name):
 class Linear(nn.Module):
     """A linear layer with PyTorch's default initialisation of kernel and bias (torch.nn.Linear).
 
-    Computes in `dtype`, from float32 parameters.
+    Computes in `dtype`, from float32 parameters; `kernel_init` replaces the kernel's initialisation.
     """
 
     features: int
     dtype: Any = jnp.float32
+    kernel_init: Callable = _pytorch_kernel
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        bound = x.shape[-1] ** -0.5
-
-        def bias_init(key, shape, dtype):
-            return jax.random.uniform(key, shape, dtype, -bound, bound)
-
+        inputs = x.shape[-1]
         # Inside nn.Dense the parameters would lie one level deeper than in torchvision's `fc.weight`.
-        kernel = self.param('kernel', _pytorch_kernel, (x.shape[-1], self.features), jnp.float32)
-        bias = self.param('bias', bias_init, (self.features,), jnp.float32)
+        kernel = self.param('kernel', self.kernel_init, (inputs, self.features), jnp.float32)
+        bias = self.param('bias', pytorch_bias(inputs), (self.features,), jnp.float32)
         return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)

@@ -7,10 +7,15 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jax_models import cpu_convolution
-from jax_models.layers import ACTIVATIONS, CONVOLUTION_INITIALIZERS, BatchNorm
+from jax_models.layers import ACTIVATIONS, INITIALIZERS, BatchNorm, Linear
 from jax_models.resnet import BasicBlock, Bottleneck, ResNet
+from jax_models.simple_cnn import SimpleCNN
+from jax_models.squeeze_excitation import SqueezeExcitation
 
 MODELS = {
+    'simple_cnn': SimpleCNN,
+    'resnet': partial(ResNet, stage_sizes=(), block=BasicBlock),  # config.model.stage_sizes says which
+    'resnet10': partial(ResNet, stage_sizes=(1, 1, 1, 1), block=BasicBlock),
     'resnet18': partial(ResNet, stage_sizes=(2, 2, 2, 2), block=BasicBlock),
     'resnet34': partial(ResNet, stage_sizes=(3, 4, 6, 3), block=BasicBlock),
     'resnet50': partial(ResNet, stage_sizes=(3, 4, 6, 3), block=Bottleneck),
@@ -22,6 +27,12 @@ MODELS = {
 def model_names() -> tuple[str, ...]:
     """Returns the names that `config.model.name` may take."""
     return tuple(MODELS)
+
+
+def stage_count(config: ConfigDict) -> int | None:
+    """Returns how many stages `config.model` has, None for a model without stages."""
+    defaults = getattr(MODELS[config.name], 'keywords', None)
+    return None if defaults is None else len(config.stage_sizes or defaults['stage_sizes'])
 
 
 def create_model(
@@ -38,28 +49,45 @@ def create_model(
 
     Returns:
       A module; `module.apply(variables, images, train=False)` gives logits, float32[batch, num_classes],
-      and with `method='features'` what the last layer sees.
+      and with `method='features'` what its head sees.
 
     Raises:
       KeyError: `config.name`, `activation` or `initialization` is unknown.
     """
+    conv_init, linear_init = INITIALIZERS[config.initialization]
     conv = partial(
         nn.Conv,
         use_bias=False,
         dtype=dtype,
-        kernel_init=CONVOLUTION_INITIALIZERS[config.initialization],
+        kernel_init=conv_init,
         conv_general_dilated=cpu_convolution.conv_general_dilated
         if config.convolution == 'winograd'
         else None,
     )
-    return MODELS[config.name](
-        num_classes=num_classes,
-        width=config.width,
+    parts = {
+        'num_classes': num_classes,
+        'width': config.width,
+        'conv': conv,
+        'linear': partial(Linear, dtype=dtype, kernel_init=linear_init),
+        'activation': ACTIVATIONS[config.activation],
+        'dropout': config.dropout,
+        'dtype': dtype,
+    }
+    model = MODELS[config.name]
+    if model is SimpleCNN:
+        return SimpleCNN(**parts, hidden=config.hidden)
+    stage_sizes = tuple(config.stage_sizes) or model.keywords['stage_sizes']
+    gate = partial(SqueezeExcitation, conv=conv, reduction=config.se_reduction)
+    return model(
+        **parts,
+        stage_sizes=stage_sizes,
         stem=config.stem,
-        conv=conv,
+        kernel_sizes=tuple(config.kernel_sizes) or (3,) * len(stage_sizes),
+        shortcut_kernel_sizes=tuple(config.shortcut_kernel_sizes) or (1,) * len(stage_sizes),
+        head_sizes=tuple(config.head_sizes),
         norm=partial(BatchNorm, axis_name=axis_name),
-        activation=ACTIVATIONS[config.activation],
-        dropout=config.dropout,
+        stem_gate=gate if config.se == 'stem' else None,
+        block_gate=gate if config.se == 'blocks' else None,
+        block_dropout=config.block_dropout,
         zero_init_last_norm=config.zero_init_last_norm,
-        dtype=dtype,
     )

@@ -19,14 +19,14 @@ def flops(model: nn.Module, image_shape: tuple[int, int, int]) -> float:
 
     XLA's own count, of the program before optimisation; `model` must use XLA's convolutions.
     """
-    variables, images = _abstract(model, image_shape)
+    variables, images = abstract_variables(model, image_shape), _one_image(image_shape)
     forward: Callable = lambda variables, images: model.apply(variables, images, train=False)  # noqa: E731
     return jax.jit(forward).lower(variables, images).cost_analysis()['flops']
 
 
 def table(model: nn.Module, image_shape: tuple[int, int, int]) -> Table:
     """Returns a rich table of the modules: name, output shape of one image, number of parameters."""
-    variables, images = _abstract(model, image_shape)
+    variables, images = abstract_variables(model, image_shape), _one_image(image_shape)
     outputs = {}
 
     def note(call, args, kwargs, context):
@@ -46,6 +46,10 @@ def table(model: nn.Module, image_shape: tuple[int, int, int]) -> Table:
     return result
 
 
-def _abstract(model: nn.Module, image_shape: tuple[int, int, int]):
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    return jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images), images
+def abstract_variables(model: nn.Module, image_shape: tuple[int, int, int]) -> Mapping:
+    """Returns the shapes of the model's variables, without computing any."""
+    return jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), _one_image(image_shape))
+
+
+def _one_image(image_shape: tuple[int, int, int]) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)

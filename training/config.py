@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 
 from configs import default
 from input_pipeline.augment import CROP_MODES
-from jax_models.layers import ACTIVATIONS, CONVOLUTION_INITIALIZERS
-from jax_models.registry import model_names
+from jax_models.layers import ACTIVATIONS, INITIALIZERS
+from jax_models.registry import model_names, stage_count
 from training import ConfigError
 from training.keys import flatten, nearest_key
 from training.optimizers import OPTIMIZERS
@@ -42,6 +42,13 @@ def _from_to(low: float, high: float) -> Rule:
     return lambda value: None if low <= value < high else f'at least {low} and below {high}'
 
 
+def _each(allowed: Callable[[int], bool], what: str) -> Rule:
+    def rule(values):
+        return None if all(type(v) is int and allowed(v) for v in values) else f'{what}, such as (4, 4, 3)'
+
+    return rule
+
+
 def _anything(value) -> None:
     return None
 
@@ -69,10 +76,19 @@ RULES: dict[str, Rule] = {
     'augmentation.flip': _anything,
     'model.name': _one_of(*model_names()),
     'model.width': _at_least(1),
-    'model.stem': _one_of('cifar', 'imagenet'),
+    'model.stem': _one_of('cifar', 'cifar_pool', 'imagenet'),
+    'model.max_parameters': _at_least(0),
     'model.activation': _one_of(*ACTIVATIONS),
+    'model.stage_sizes': _each(lambda size: size >= 1, 'whole numbers of blocks, at least 1 for each stage'),
+    'model.kernel_sizes': _each(lambda size: size >= 1 and size % 2 == 1, 'odd whole numbers'),
+    'model.shortcut_kernel_sizes': _each(lambda size: size >= 1, 'whole numbers, at least 1'),
+    'model.se': _one_of('none', 'stem', 'blocks'),
+    'model.se_reduction': _at_least(1),
+    'model.hidden': _at_least(1),
+    'model.head_sizes': _each(lambda size: size >= 1, 'whole numbers of units, at least 1 for each layer'),
     'model.dropout': _from_to(0, 1),
-    'model.initialization': _one_of(*CONVOLUTION_INITIALIZERS),
+    'model.block_dropout': _from_to(0, 1),
+    'model.initialization': _one_of(*INITIALIZERS),
     'model.zero_init_last_norm': _anything,
     'model.convolution': _one_of('auto', 'xla', 'winograd'),
     'loss.label_smoothing': _from_to(0, 1),
@@ -160,6 +176,13 @@ def _check_together(config: ConfigDict) -> None:
             f'config.schedule.warmup_epochs={config.schedule.warmup_epochs:g}: must be below '
             f'config.epochs={config.epochs}'
         )
+    stages = stage_count(config.model)
+    if stages == 0:
+        raise ConfigError('config.model.stage_sizes=(): model resnet needs them, such as (2, 2, 2, 2)')
+    for name in ('kernel_sizes', 'shortcut_kernel_sizes'):
+        sizes = config.model[name]
+        if sizes and stages is not None and len(sizes) != stages:
+            raise ConfigError(f'config.model.{name}={sizes}: must be () or one for each of {stages} stages')
     if config.model.convolution == 'winograd' and config.precision == 'bfloat16':
         raise ConfigError('config.model.convolution=winograd: runs in float32 only; use xla with bfloat16')
     split = config.early_stopping.metric.split('_')[0]

@@ -1,5 +1,6 @@
 """From a config to everything that a run is made of, for training and evaluation alike."""
 
+import functools
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from ml_collections import ConfigDict
 from input_pipeline import augment, normalization, sources
 from input_pipeline.loaders import Resident, steps_per_epoch, training_order
 from input_pipeline.splits import carve_validation
-from jax_models import create_model
+from jax_models import create_model, summary
 from training import ConfigError
 from training.optimizers import create_optimizer
 from training.parallel import Execution
@@ -115,12 +116,13 @@ def create_experiment(
       dataset: taken instead of what `config.dataset` names.
 
     Raises:
-      ConfigError: the batch does not fit the devices.
+      ConfigError: the batch does not fit the devices, or the model is larger than allowed.
       DataError: the dataset cannot be loaded.
     """
     execution = Execution(config.parallel, devices)
     _check_batch(config, execution.device_count)
-    dataset = dataset or sources.load(config.dataset)
+    if dataset is None:
+        dataset = sources.load(config.dataset, check=functools.partial(_check_parameters, config.model))
     loaders = _create_loaders(config, dataset)
 
     mean, std = normalization.constants(config.dataset.normalization, dataset)
@@ -150,6 +152,19 @@ def _create_loaders(config: ConfigDict, dataset: sources.Dataset) -> dict[str, R
         train.labels, config.dataset.validation, config.dataset.validation_seed
     )
     return {'train': Resident(train, train_rows), 'val': Resident(train, val_rows), **loaders}
+
+
+def _check_parameters(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> None:
+    """Raises ConfigError where the model has more parameters than `config.max_parameters`."""
+    if not (limit := config.max_parameters):
+        return
+    model = create_model(config, num_classes=num_classes)
+    count = summary.parameter_count(summary.abstract_variables(model, image_shape)['params'])
+    if count > limit:
+        raise ConfigError(
+            f'config.model.max_parameters={limit:,}: the model has {count:,}, {count - limit:,} too many; '
+            'make config.model.width or stage_sizes smaller, or allow more'
+        )
 
 
 def _check_batch(config: ConfigDict, devices: int) -> None:

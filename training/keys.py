@@ -10,13 +10,13 @@ from configs import default
 
 
 def flatten(config: Mapping, prefix: str = '') -> dict[str, Any]:
-    """Returns {'optimizer.momentum': 0.9, …} of a nested config."""
+    """Returns {'optimizer.momentum': 0.9, …} of a nested config; lists, as JSON has them, become tuples."""
     flat = {}
     for key, value in config.items():
         if isinstance(value, (Mapping, ConfigDict)):
             flat |= flatten(value, f'{prefix}{key}.')
         else:
-            flat[prefix + key] = value
+            flat[prefix + key] = tuple(value) if isinstance(value, list) else value
     return flat
 
 

@@ -3,22 +3,42 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_models.layers import ACTIVATIONS, CONVOLUTION_INITIALIZERS, BatchNorm, Linear
+from jax_models.layers import ACTIVATIONS, INITIALIZERS, BatchNorm, Linear
 
 KERNEL = (3, 3, 32, 64)  # height, width, in, out
 
 
 def test_pytorch_kernels_are_uniform_within_the_root_of_fan_in():
-    kernel = CONVOLUTION_INITIALIZERS['pytorch'](jax.random.key(0), KERNEL)
+    kernel = INITIALIZERS['pytorch'][0](jax.random.key(0), KERNEL)
     bound = (3 * 3 * 32) ** -0.5
     assert 0.999 * bound < jnp.abs(kernel).max() <= bound
     assert kernel.std() == pytest.approx(bound / 3**0.5, rel=0.02)
 
 
 def test_torchvision_kernels_are_kaiming_normal_over_fan_out():
-    kernel = CONVOLUTION_INITIALIZERS['torchvision'](jax.random.key(0), KERNEL)
+    kernel = INITIALIZERS['torchvision'][0](jax.random.key(0), KERNEL)
     assert kernel.std() == pytest.approx((2 / (3 * 3 * 64)) ** 0.5, rel=0.02)
     assert jnp.abs(kernel).max() > 3 * kernel.std()  # not truncated at two
+
+
+@pytest.mark.parametrize(
+    ('name', 'std'),
+    [
+        ('xavier_uniform', (2 / (9 * 32 + 9 * 64)) ** 0.5),
+        ('xavier_normal', (4 / (9 * 32 + 9 * 64)) ** 0.5),
+        ('kaiming_normal', (2 / (9 * 32)) ** 0.5),
+        ('orthogonal', (2 / (9 * 32)) ** 0.5),
+        ('normal', 0.02),
+    ],
+)
+def test_kernels_have_the_deviation_of_torchs_initialiser(name, std):
+    kernel = INITIALIZERS[name][0](jax.random.key(0), KERNEL)
+    assert kernel.std() == pytest.approx(std, rel=0.02)
+
+
+def test_orthogonal_kernels_have_orthogonal_outputs():
+    kernel = INITIALIZERS['orthogonal'][0](jax.random.key(0), KERNEL).reshape(-1, 64)
+    np.testing.assert_allclose(kernel.T @ kernel, 2 * np.eye(64), atol=1e-4)
 
 
 def test_linear_layers_begin_as_pytorchs():

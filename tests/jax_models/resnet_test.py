@@ -36,8 +36,72 @@ def abstract(model, side=8):
     return jax.eval_shape(lambda: model.init_with_output(KEY, images, train=False))
 
 
-def test_the_table_of_parameters_names_every_model():
-    assert set(PARAMETERS) == set(model_names())
+# The counts that the recipes state.
+VARIANTS = [
+    (643_492, 100, {'name': 'simple_cnn', 'width': 32}),
+    (21_696_676, 100, {'name': 'resnet34', 'stem': 'cifar_pool', 'head_sizes': (512, 256)}),
+    (4_697_742, 10, {'name': 'resnet', 'stage_sizes': (4, 4, 3), 'se': 'stem'}),
+    (4_903_242, 10, {'name': 'resnet10'}),
+    (5_419_338, 10, {'name': 'resnet10', 'shortcut_kernel_sizes': (2, 2, 2, 2)}),
+    (6_279_498, 10, {'name': 'resnet10', 'shortcut_kernel_sizes': (3, 3, 3, 3)}),
+    (12_550_218, 10, {'name': 'resnet18', 'shortcut_kernel_sizes': (3, 3, 3, 3)}),
+]
+
+
+def test_the_tables_of_parameters_name_every_model():
+    assert {*PARAMETERS, *(changes['name'] for _, _, changes in VARIANTS)} == set(model_names())
+
+
+@pytest.mark.parametrize(('count', 'classes', 'changes'), VARIANTS)
+def test_parameter_counts_of_variants(count, classes, changes):
+    logits, variables = abstract(create_model(model_config(**changes), num_classes=classes), 32)
+    assert parameter_count(variables['params']) == count
+    assert logits.shape == (2, classes)
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'name': 'simple_cnn', 'hidden': 16},
+        {'name': 'resnet', 'stage_sizes': (1, 2), 'kernel_sizes': (5, 3), 'se': 'blocks', 'se_reduction': 1},
+        {
+            'name': 'resnet10',
+            'shortcut_kernel_sizes': (1, 2, 3, 4),
+            'se': 'stem',
+            'se_reduction': 1,
+            'block_dropout': 0.1,
+        },
+        {
+            'name': 'resnet50',
+            'stage_sizes': (1, 1),
+            'stem': 'cifar_pool',
+            'head_sizes': (8, 6),
+            'dropout': 0.1,
+        },
+    ],
+)
+def test_every_parameter_gets_a_gradient(changes):
+    model = create_model(model_config(width=4, activation='gelu', **changes), num_classes=5)
+    images = jax.random.normal(KEY, (4, 16, 16, 3))
+
+    @jax.jit
+    def gradients():
+        variables = model.init(KEY, images, train=False)
+
+        def loss(params):
+            logits, _ = model.apply(
+                {**variables, 'params': params},
+                images,
+                train=True,
+                mutable=['batch_stats'],
+                rngs={'dropout': KEY},
+            )
+            return jnp.square(logits).sum()
+
+        return jax.grad(loss)(variables['params'])
+
+    for path, gradient in jax.tree.leaves_with_path(gradients()):
+        assert jnp.abs(gradient).max() > 0, jax.tree_util.keystr(path)
 
 
 @pytest.mark.parametrize('name', PARAMETERS)
@@ -104,9 +168,13 @@ def test_zero_init_last_norm_starts_blocks_as_their_shortcut(block):
         channels=4,
         stride=1,
         project=False,
+        kernel_size=3,
+        shortcut_kernel_size=1,
         conv=lambda *args, **keys: nn.Conv(*args, use_bias=False, **keys),
         norm=BatchNorm,
         activation=nn.relu,
+        gate=None,
+        dropout=0.0,
         zero_init_last_norm=True,
     )
     x = jax.random.normal(KEY, (2, 4, 4, 4 * block.expansion))
