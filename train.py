@@ -1,6 +1,7 @@
 """Trains an image classifier.
 
   python train.py --config=configs/resnet18.py [--workdir=DIR] [--config.key=value …]
+  python train.py --config=configs/resnet18.py --find_batch_size
 
 Running the same command again continues an interrupted run. SIGTERM and Ctrl-C save first; configs/default.py
 lists every key.
@@ -21,6 +22,9 @@ _CONFIG = config_flags.DEFINE_config_file('config', None, 'File in configs/ that
 _WORKDIR = flags.DEFINE_string(
     'workdir', None, 'Folder of the run; by default runs/<name of the config file>.'
 )
+_FIND_BATCH_SIZE = flags.DEFINE_bool(
+    'find_batch_size', False, 'Time growing batch sizes and recommend one, instead of training.'
+)
 flags.mark_flag_as_required('config')
 
 
@@ -35,6 +39,11 @@ def main(argv: list[str]) -> None:
                 f'--config={file}: there is no such file' + (f'; there are {known}' if known else '')
             )
         command_line.prepare_jax()
+        if _FIND_BATCH_SIZE.value:
+            from training.batch_size import find_batch_size
+
+            find_batch_size(_CONFIG.value)
+            return
         from training.interruption import Interrupted
         from training.run import run
 

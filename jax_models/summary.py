@@ -1,6 +1,7 @@
 """What a model is made of: modules, output shapes, parameters and the work of one image."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -24,10 +25,18 @@ def flops(model: nn.Module, image_shape: tuple[int, int, int]) -> float:
     return jax.jit(forward).lower(variables, images).cost_analysis()['flops']
 
 
-def table(model: nn.Module, image_shape: tuple[int, int, int]) -> Table:
-    """Returns a rich table of the modules: name, output shape of one image, number of parameters."""
-    variables, images = abstract_variables(model, image_shape), _one_image(image_shape)
-    outputs = {}
+class Module(NamedTuple):
+    """A part of a model: name, output shape of one image, number of parameters."""
+
+    name: str
+    output: tuple[int, ...]
+    parameters: int
+
+
+def modules(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Module]:
+    """Returns the parts that have parameters, in the order of their computation."""
+    variables = abstract_variables(model, image_shape)
+    params, outputs = variables['params'], {}
 
     def note(call, args, kwargs, context):
         output = call(*args, **kwargs)
@@ -36,13 +45,21 @@ def table(model: nn.Module, image_shape: tuple[int, int, int]) -> Table:
         return output
 
     with nn.intercept_methods(note):
-        jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, images)
-    params = variables['params']
+        jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, _one_image(image_shape))
+    return [
+        Module(name, shape, parameter_count(params[name]))
+        for name, shape in outputs.items()
+        if name in params
+    ]
+
+
+def table(model: nn.Module, parts: Sequence[Module]) -> Table:
+    """Returns a rich table of a model's parts."""
+    total = sum(part.parameters for part in parts)
     result = Table('module', 'output', title=type(model).__name__, title_justify='left', show_footer=True)
-    result.add_column('parameters', justify='right', footer=f'{parameter_count(params):,}')
-    for name, shape in outputs.items():
-        if name in params:
-            result.add_row(name, ' x '.join(map(str, shape)), f'{parameter_count(params[name]):,}')
+    result.add_column('parameters', justify='right', footer=f'{total:,}')
+    for part in parts:
+        result.add_row(part.name, ' x '.join(map(str, part.output)), f'{part.parameters:,}')
     return result
 
 

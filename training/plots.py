@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 # Okabe and Ito's colours, told apart with any colour vision.
 SPLITS = {
@@ -112,6 +112,23 @@ def learning_rate(epochs: Sequence[float], rates: Sequence[float], path: Path, *
     axes.set(xlabel='epoch', ylabel='learning rate', ylim=(0, None))
     axes.ticklabel_format(axis='y', scilimits=(-3, 3))
     _epoch_axis(axes, epochs)
+    return _save(figure, path)
+
+
+@STYLE
+def parameters(names: Sequence[str], counts: Sequence[int], path: Path, *, title: str) -> Path:
+    """Draws the parameters of each module, int[n], as bars from top to bottom."""
+    figure = Figure(figsize=(6.5, 1.3 + 0.24 * len(names)), dpi=DPI, layout='constrained')
+    figure.suptitle(title, x=0.015, ha='left')
+    axes = figure.subplots()
+    axes.set_title(f'{sum(counts):,} parameters', color=GREY)
+    bars = axes.barh(range(len(names)), counts, color=SPLITS['train'][1])
+    axes.bar_label(bars, [f'{count:,}' for count in counts], padding=4, fontsize=8)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set(xlabel='parameters', xlim=(0, 1.18 * max(counts)))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=''))
+    axes.tick_params(axis='y', length=0)
     return _save(figure, path)
 
 

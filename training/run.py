@@ -45,16 +45,10 @@ def run(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None 
     experiment = create_experiment(config, devices)
     check_training(experiment)
     write_json(workdir / 'config.json', config.to_dict())
-    _describe(console, experiment, workdir)
+    parts = summary.modules(experiment.model, experiment.dataset.image_shape)
+    _describe(console, experiment, parts, workdir)
     tracker = Tracker(workdir, config.wandb, config.to_dict())
-    images, names = augmented_images(experiment, 32)
-    sheet = plots.image_grid(
-        images,
-        workdir / 'plots' / 'training_images.png',
-        titles=names,
-        title=f'{workdir.name}, training images',
-    )
-    tracker.log_plots({'training_images': sheet})
+    tracker.log_plots(_draw_beginning(experiment, parts, workdir))
     training = Training(experiment, workdir, checkpoints=checkpoints, console=console, tracker=tracker)
     return _report(console, workdir, training.run())
 
@@ -77,10 +71,20 @@ def _finished(workdir: Path, progress: Progress, config: ConfigDict) -> dict | N
     return results if results['epochs'] == progress.epoch else None  # else of a shorter run
 
 
-def _describe(console: Console, experiment: Experiment, workdir: Path) -> None:
+def _draw_beginning(experiment: Experiment, parts: list[summary.Module], workdir: Path) -> dict[str, Path]:
+    folder = workdir / 'plots'
+    images, names = augmented_images(experiment, 32)
+    title = f'{workdir.name}, training images'
+    sheet = plots.image_grid(images, folder / 'training_images.png', titles=names, title=title)
+    names, _, counts = zip(*parts, strict=True)
+    bars = plots.parameters(names, counts, folder / 'parameters.png', title=f'{workdir.name}, parameters')
+    return {'training_images': sheet, 'parameters': bars}
+
+
+def _describe(console: Console, experiment: Experiment, parts: list[summary.Module], workdir: Path) -> None:
     config, dataset = experiment.config, experiment.dataset
     shape = dataset.image_shape
-    console.print(summary.table(experiment.model, shape))
+    console.print(summary.table(experiment.model, parts))
     with_xla = config.model.copy_and_resolve_references()
     with_xla.convolution = 'xla'
     flops = summary.flops(create_model(with_xla, num_classes=dataset.num_classes), shape)

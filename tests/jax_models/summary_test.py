@@ -9,7 +9,8 @@ def resnet18():
 
 
 def test_table_lists_modules_with_their_shapes_and_the_total():
-    table = summary.table(resnet18(), (32, 32, 3))
+    model = resnet18()
+    table = summary.table(model, summary.modules(model, (32, 32, 3)))
     names, outputs, parameters = (list(column.cells) for column in table.columns)
     assert (names[0], outputs[0], parameters[0]) == ('conv1', '32 x 32 x 64', '1,728')
     assert (names[-1], outputs[-1], parameters[-1]) == ('fc', '10', '5,130')

@@ -34,6 +34,14 @@ def test_learning_curves_draw_any_history(history, tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ['curves.png']
 
 
+def test_parameters_are_labelled_bars_in_the_order_of_the_modules(tmp_path, figure):
+    plots.parameters(['conv1', 'fc'], [1728, 5130], tmp_path / 'a.png', title='run')
+    (axes,) = figure[0].axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ['conv1', 'fc']
+    assert axes.yaxis_inverted()
+    assert {text.get_text() for text in axes.texts} == {'1,728', '5,130'}
+
+
 def test_learning_curves_name_the_best_epoch(tmp_path, figure):
     history = [*records(3), {'epoch': 4, 'val_accuracy': 0.9, 'train_accuracy': 0.95}]
     plots.learning_curves(history, tmp_path / 'a.png', title='run', best_epoch=4, selected_on='val_accuracy')

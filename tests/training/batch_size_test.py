@@ -1,0 +1,56 @@
+import jax
+import pytest
+
+from training import ConfigError, batch_size
+from training.batch_size import Trial, find_batch_size
+
+
+@pytest.fixture
+def speeds(monkeypatch):
+    """Lets each batch size have a given speed; a size without one does not fit in memory."""
+    values = {}
+
+    def attempt(experiment):
+        size = experiment.config.batch_size
+        if size not in values:
+            raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: out of memory')
+        return Trial(size, values[size], 10 * size)
+
+    monkeypatch.setattr(batch_size, '_try', attempt)
+    return values
+
+
+def test_the_smallest_of_the_fastest_sizes_is_recommended(config, speeds, capsys):
+    speeds |= {32: 100.0, 64: 180.0, 128: 199.0, 256: 200.0}
+    config.dataset.validation = 0.5
+    assert find_batch_size(config, jax.devices()[:1]) == 128
+    printed = capsys.readouterr().out
+    assert '512 do not fit in memory' in printed
+    assert '--config.batch_size=128' in printed
+
+
+def test_it_stops_where_doubling_gains_nothing(config, speeds, capsys):
+    speeds |= {32: 100.0, 64: 101.0, 128: 102.0}
+    assert find_batch_size(config, jax.devices()[:1]) == 32
+    assert 'two doublings in a row' in capsys.readouterr().out
+
+
+def test_a_model_that_never_fits_is_an_error(config, speeds):
+    with pytest.raises(ConfigError, match='32 do not fit in memory'):
+        find_batch_size(config, jax.devices()[:1])
+
+
+def test_other_errors_are_not_taken_for_a_full_memory(config, monkeypatch):
+    def attempt(experiment):
+        raise jax.errors.JaxRuntimeError('INTERNAL: broken')
+
+    monkeypatch.setattr(batch_size, '_try', attempt)
+    with pytest.raises(jax.errors.JaxRuntimeError, match='broken'):
+        find_batch_size(config, jax.devices()[:1])
+
+
+@pytest.mark.parametrize('parallel', ['jit', 'pmap'])
+def test_real_steps_are_timed_on_all_devices(config, parallel, monkeypatch):
+    monkeypatch.setattr(batch_size, 'SECONDS', 0.0)
+    config.parallel, config.dataset.validation = parallel, 1340  # 97 images remain
+    assert find_batch_size(config, jax.devices()[:2]) in (32, 64)

@@ -1,0 +1,139 @@
+"""Finds a batch size by trying: doubles it until the device is full or gains nothing more."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from rich.table import Table
+
+from training import ConfigError
+from training import config as configuration
+from training.console import Console
+from training.experiment import Experiment, create_experiment, resolve
+
+FIRST = 32
+SECONDS = 2.0  # of measuring each size, at least
+ENOUGH = 0.95  # a size is good enough that reaches this share of the best speed
+
+
+@dataclass
+class Trial:
+    """What one batch size gave: images per second, and bytes on each device (of XLA's own plan)."""
+
+    batch_size: int
+    images_per_second: float
+    bytes: int
+
+
+def find_batch_size(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> int:
+    """Times the real training step with growing batch sizes and prints a table and a recommendation.
+
+    Sizes are doubled from 32 (or the least that the devices and accumulation steps divide) until memory
+    runs out, the training images do, or two doublings in a row have gained less than 5 %. Recommended is
+    the smallest size within 5 % of the highest speed: a larger one costs memory and gives fewer steps.
+
+    Args:
+      config: as configs/default.py declares it; its batch_size is not used. Data is loaded once.
+      devices: to run on; all by default.
+
+    Returns:
+      The recommended batch size.
+
+    Raises:
+      ConfigError, DataError: as training.run.run; ConfigError too where no size at all fits.
+    """
+    configuration.check(config)
+    devices = devices or jax.devices()
+    config, console = resolve(config, devices), Console()
+    before = config.batch_size
+    config.batch_size = unit = len(devices) * config.optimizer.accumulation_steps
+    experiment = create_experiment(config, devices)
+    dataset, size = experiment.dataset, experiment.loaders['train'].size
+    trials, reason = [], f'the {size:,} training images are no more'
+    batch_size = -(-FIRST // unit) * unit
+    while batch_size <= size:
+        config.batch_size = batch_size
+        try:
+            trial = _try(create_experiment(config, devices, dataset))
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            reason = f'{batch_size:,} do not fit in memory'
+            break
+        trials.append(trial)
+        console.print(f'batch {trial.batch_size:,}: {trial.images_per_second:,.0f} images per second')
+        if len(trials) > 2 and max(t.images_per_second for t in trials[-2:]) < (
+            trials[-3].images_per_second / ENOUGH
+        ):
+            reason = 'two doublings in a row gained less than 5 %'
+            break
+        batch_size *= 2
+    if not trials:
+        raise ConfigError(f'no batch size can be tried: {reason}; make config.model.width smaller')
+    best = max(trial.images_per_second for trial in trials)
+    chosen = next(t.batch_size for t in trials if t.images_per_second >= ENOUGH * best)
+    console.print(_table(trials, chosen, experiment.execution.name))
+    console.print(f'Stopped since {reason}. Recommended: --config.batch_size={chosen}')
+    if chosen != before:
+        console.print(f'The config is for {before}: another size may need another learning rate.')
+    return chosen
+
+
+def _try(experiment: Experiment) -> Trial:
+    """Compiles and times the step, on the same batch again and again.
+
+    Raises:
+      MemoryError: it would not fit in the memory of this machine (a CPU's process would be killed).
+      JaxRuntimeError: it does not fit on the device.
+    """
+    execution, batch_size = experiment.execution, experiment.config.batch_size
+    order = execution.place_order(np.arange(batch_size, dtype=np.int32)[None])
+    rates = jnp.full(1, 1e-6)
+    state = execution.replicate(experiment.create_state())
+    data = execution.replicate(experiment.loaders['train'].arrays)
+    step = execution.compile_train(experiment.train_step()).lower(state, data, order, rates, 0, 1).compile()
+    plan = step.memory_analysis()
+    needed = plan.argument_size_in_bytes + plan.temp_size_in_bytes
+    if execution.devices[0].platform == 'cpu' and needed > _available_bytes():
+        raise MemoryError
+
+    def run() -> float:
+        nonlocal state
+        started = time.perf_counter()
+        state, sums = step(state, data, order, rates, 0, 1)
+        execution.fetch(sums)
+        return time.perf_counter() - started
+
+    run()
+    seconds = [run()]
+    while sum(seconds) < SECONDS or len(seconds) < 3:
+        seconds.append(run())
+    return Trial(batch_size, batch_size / float(np.median(seconds)), needed)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error)
+
+
+def _available_bytes() -> float:
+    try:
+        lines = Path('/proc/meminfo').read_text().splitlines()
+    except OSError:
+        return math.inf  # not Linux
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith('MemAvailable'))
+
+
+def _table(trials: Sequence[Trial], chosen: int, device: str) -> Table:
+    table = Table(title=f'{device}: the training step', title_justify='left')
+    for name in ('batch size', 'images per second', 'memory per device'):
+        table.add_column(name, justify='right')
+    for trial in trials:
+        row = f'{trial.batch_size:,}', f'{trial.images_per_second:,.0f}', f'{trial.bytes / 2**20:,.0f} MiB'
+        table.add_row(*row, style='bold' if trial.batch_size == chosen else None)
+    return table
