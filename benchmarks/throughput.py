@@ -163,7 +163,7 @@ def torch_steps(experiment: Experiment) -> Callable[[int], None]:
     config = experiment.config
     gpu = torch.cuda.is_available()
     device = torch.device('cuda' if gpu else 'cpu')
-    model = ResNet(config.model.name, num_classes=CLASSES, width=config.model.width, stem=config.model.stem)
+    model = ResNet(name=config.model.name, num_classes=CLASSES, width=config.model.width, stem=config.model.stem)
     model = model.to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(
         model.parameters(), lr=RATE, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=gpu

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax.traverse_util import flatten_dict
 
 from configs import default
-from jax_models import create_model
+from jax_models import create_model, summary
+from jax_models.torch_weights import from_torch, to_torch
 from tests.parity import formula
 from training.losses import cross_entropy
 from training.optimizers import create_optimizer, set_learning_rate
@@ -20,42 +20,22 @@ from training.state import TrainState
 from training.steps import create_train_step, to_float
 
 FOLDER = Path(__file__).parent / 'golden'
-ENDINGS = {'kernel': 'weight', 'scale': 'weight', 'mean': 'running_mean', 'var': 'running_var'}
 
 
-def torch_name(path: tuple[str, ...]) -> str:
-    """Returns layer1.0.downsample.1.weight for ('layer1_0', 'downsample_1', 'scale')."""
-    *modules, last = path
-    return '.'.join([module.replace('_', '.') for module in modules] + [ENDINGS.get(last, last)])
-
-
-def torch_axes(ndim: int) -> tuple[int, ...]:
-    """Returns the axes that bring our kernels to PyTorch's order (HWIO to OIHW, IO to OI)."""
-    return {4: (3, 2, 0, 1), 2: (1, 0)}.get(ndim, (0,))
-
-
-def drawn(path, shape) -> np.ndarray:
-    """Returns the formula's values for one of our variables; `path` begins with the collection."""
-    axes = torch_axes(len(shape.shape))
-    values = formula.weight(torch_name(path[1:]), tuple(shape.shape[axis] for axis in axes))
-    return jnp.asarray(values.transpose(np.argsort(axes)))
-
-
-def digests(tree) -> dict[str, np.ndarray]:
-    return {
-        torch_name(path): formula.digest(np.asarray(array).transpose(torch_axes(array.ndim)))
-        for path, array in flatten_dict(tree).items()
-    }
+def digests(collection, tree) -> dict[str, np.ndarray]:
+    return {name: formula.digest(array) for name, array in to_torch({collection: tree}).items()}
 
 
 def narrow_model(name):
+    """Returns a model and the formula's weights for it."""
+    side, keys = formula.MODELS[name]
     config = default.get_config().model
-    config.name, (config.stem, side) = name, formula.MODELS[name]
-    config.width, config.convolution = formula.WIDTH, 'xla'
+    config.update({'width': formula.WIDTH, 'convolution': 'xla', **keys})
     model = create_model(config, num_classes=formula.CLASSES)
-    images = jnp.zeros((1, side, side, 3))
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
-    return model, jax.tree.map_with_path(lambda path, x: drawn([key.key for key in path], x), shapes)
+    shapes = summary.abstract_variables(model, (side, side, 3))
+    names = to_torch(jax.tree.map(lambda x: np.empty(x.shape, np.float32), shapes))
+    drawn = {name: formula.weight(name, array.shape) for name, array in names.items()}
+    return model, from_torch(drawn, shapes)
 
 
 def normalize(images):
@@ -67,14 +47,14 @@ def one_step(request):
     """What `make_golden.one_step` returns, from PyTorch and from here."""
     name = request.param
     model, variables = narrow_model(name)
-    images, labels = formula.batch(name, formula.MODELS[name][1])
+    images, labels = formula.batch(name, formula.MODELS[name][0])
 
     def compute(variables, images):
         def loss(params):
             logits, updates = model.apply(
                 {**variables, 'params': params}, images, train=True, mutable=['batch_stats']
             )
-            return cross_entropy(logits, labels).mean(), updates['batch_stats']
+            return cross_entropy(logits, labels).mean(), updates.get('batch_stats', {})
 
         (value, statistics), gradients = jax.value_and_grad(loss, has_aux=True)(variables['params'])
         features = model.apply(variables, images, train=False, method='features')
@@ -87,8 +67,8 @@ def one_step(request):
         features=features,
         logits=logits,
         loss=loss,
-        gradients=digests(gradients),
-        statistics=digests(statistics),
+        gradients=digests('params', gradients),
+        statistics=digests('batch_stats', statistics),
     )
     return np.load(FOLDER / f'{name}.npz'), ours
 
@@ -127,7 +107,7 @@ def test_five_training_steps_have_torchs_losses():
     )
     losses = []
     for index, rate in enumerate(formula.STEP_RATES):
-        images, labels = formula.batch(f'step {index}', formula.MODELS['resnet18'][1])
+        images, labels = formula.batch(f'step {index}', formula.MODELS['resnet18'][0])
         batch = {'image': images, 'label': labels, 'position': jnp.arange(formula.BATCH)}
         state, sums = step(state, batch, jnp.float32(rate))
         losses.append(sums['loss'] / sums['count'])
