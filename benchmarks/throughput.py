@@ -141,7 +141,7 @@ def bare_steps(experiment: Experiment) -> Callable[[int], None]:
     state = execution.replicate(experiment.create_state())
     data = execution.replicate(experiment.loaders['train'].arrays)
     rows = np.arange(experiment.steps * batch_size, dtype=np.int32).reshape(-1, batch_size)
-    order, rates = execution.place_order(rows), jnp.full(len(rows), RATE)
+    order, rates = execution.place_order(rows), {'learning_rate': jnp.full(len(rows), RATE)}
 
     def run(steps):
         nonlocal state
