@@ -19,8 +19,9 @@ def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:
       adam: torch.optim.Adam, weight decay added to the gradient.
       adamw: torch.optim.AdamW, weight decay apart from the gradient and scaled by the rate.
       rmsprop: torch.optim.RMSprop, not centred.
-      muon: optax.contrib.muon (Jordan et al., 2024) for convolution kernels, each as a matrix
-        [height * width * in, out]; Adam for the rest; weight decay as in adamw.
+      muon: optax.contrib.muon (Jordan et al., 2024): convolution kernels, each as a matrix
+        [height * width * in, out], by Muon; the rest by Adam at the same rate, with Nesterov momentum
+        where Muon has it; weight decay as in adamw.
     Lookahead (`lookahead`) goes around any of them.
     """
 
