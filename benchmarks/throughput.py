@@ -141,7 +141,7 @@ def bare_steps(experiment: Experiment) -> Callable[[int], None]:
     state = execution.replicate(experiment.create_state())
     data = execution.replicate(experiment.loaders['train'].arrays)
     rows = np.arange(experiment.steps * batch_size, dtype=np.int32).reshape(-1, batch_size)
-    order, rates = execution.place_order(rows), jnp.full(len(rows), RATE)
+    order, rates = execution.place_order(rows), {'learning_rate': jnp.full(len(rows), RATE)}
 
     def run(steps):
         nonlocal state
@@ -163,7 +163,9 @@ def torch_steps(experiment: Experiment) -> Callable[[int], None]:
     config = experiment.config
     gpu = torch.cuda.is_available()
     device = torch.device('cuda' if gpu else 'cpu')
-    model = ResNet(name=config.model.name, num_classes=CLASSES, width=config.model.width, stem=config.model.stem)
+    model = ResNet(
+        name=config.model.name, num_classes=CLASSES, width=config.model.width, stem=config.model.stem
+    )
     model = model.to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(
         model.parameters(), lr=RATE, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=gpu

@@ -70,23 +70,60 @@ def get_config() -> ConfigDict:
     loss.label_smoothing = 0.0  # share of the target spread over all classes
 
     config.optimizer = optimizer = ConfigDict()
-    optimizer.name = 'sgd'
+    optimizer.name = 'sgd'  # sgd, adam, adamw, rmsprop, muon (Adam for all but convolution kernels)
     optimizer.learning_rate = 0.1  # the schedule's highest
-    optimizer.momentum = 0.9
-    optimizer.nesterov = False
-    optimizer.weight_decay = 5e-4  # L2, added to the gradient before momentum as in PyTorch
+    optimizer.momentum = 0.9  # of sgd, rmsprop (whose default in PyTorch is 0) and muon
+    optimizer.nesterov = False  # of sgd and muon
+    optimizer.beta1 = 0.9  # of Adam's mean of gradients, in adam, adamw and muon
+    optimizer.beta2 = 0.999  # of Adam's mean of squared gradients
+    optimizer.rmsprop_decay = 0.99  # of rmsprop's mean of squared gradients (PyTorch's alpha)
+    optimizer.epsilon = 1e-8  # added to the root of the mean of squares: adam, adamw, rmsprop, muon
+    # As in PyTorch: L2, added to the gradient before momentum; in adamw and muon apart from the gradient
+    # and scaled by the rate.
+    optimizer.weight_decay = 5e-4
     optimizer.decay_norm_and_bias = True  # whether it also applies to parameters of one dimension
     optimizer.clip_value = 0.0  # each gradient entry clipped to +-this; 0: off
     optimizer.clip_norm = 0.0  # global norm of the gradient clipped to this; 0: off
+    # Lookahead around any optimizer: so many updates of the fast weights, then the slow ones go this share
+    # of the way to them, and the fast ones return to the slow. Evaluation and checkpoints use the fast ones,
+    # which equal the slow ones every lookahead_steps updates. 0 steps: off.
+    optimizer.lookahead_steps = 0
+    optimizer.lookahead_alpha = 0.5
     # Splits each batch into this many, one after the other, and averages their gradients: less memory,
     # same batch_size. Batch norm sees the parts.
     optimizer.accumulation_steps = 1
 
     config.schedule = schedule = ConfigDict()
-    schedule.name = 'cosine'  # constant, cosine
-    schedule.interval = 'step'  # whether the rate changes every step or every epoch
-    schedule.warmup_epochs = 0.0  # linear from near 0 to the highest rate; epochs, fractions allowed
-    schedule.final_learning_rate = 0.0  # where the cosine ends
+    # PyTorch's: constant, step, multistep, exponential, cosine, cosine_restarts, onecycle, plateau.
+    schedule.name = 'cosine'
+    schedule.interval = 'step'  # whether the rate changes every step or every epoch (plateau: every epoch)
+    schedule.warmup_epochs = 0.0  # linear from near 0 to the schedule's first rate, before it begins
+    schedule.final_learning_rate = 0.0  # the lowest rate of cosine, cosine_restarts and plateau
+    schedule.step_size = 30  # epochs from one fall to the next: step
+    # Epochs after which the rate falls: multistep. On the command line --config.schedule.milestones=30,60
+    schedule.milestones = ()
+    schedule.gamma = 0.1  # factor of a fall, or of each epoch: step, multistep, exponential
+    schedule.t_max = 0  # epochs from the highest to the lowest rate: cosine; 0: all after warm-up
+    schedule.t_0 = 10  # epochs until the first restart: cosine_restarts
+    schedule.t_mult = 1  # how many times as long each following period is
+    schedule.restart_decay = 1.0  # factor of the highest rate at each restart; 1: off
+    schedule.total_steps = 0  # of onecycle, in intervals; 0: all after warm-up. It stays at its end.
+    schedule.pct_start = 0.3  # part of the cycle in which the rate rises
+    schedule.anneal_strategy = 'cos'  # cos, linear
+    schedule.div_factor = 25.0  # highest rate / first rate
+    schedule.final_div_factor = 1e4  # first rate / last rate
+    schedule.cycle_momentum = True  # momentum (beta1 of adam and adamw) falls while the rate rises
+    schedule.base_momentum = 0.85  # lowest, at the highest rate
+    schedule.max_momentum = 0.95
+    # val_loss, val_accuracy, train_loss, …; auto: the loss on val, on a watched test, or on train.
+    schedule.plateau_metric = 'auto'
+    schedule.plateau_mode = 'min'  # min, max: which metric is better
+    schedule.plateau_factor = 0.1  # of the rate at each reduction
+    schedule.plateau_patience = 10  # epochs without a better metric that are borne
+    schedule.plateau_threshold = 1e-4  # a metric is better if it is so by more than this
+    schedule.plateau_threshold_mode = 'rel'  # rel: times the best; abs
+    schedule.plateau_cooldown = 0  # epochs after a reduction that do not count as bad
+    schedule.plateau_eps = 1e-8  # smaller reductions are not made
 
     config.ema = ema = ConfigDict()
     ema.decay = 0.0  # per step, of an exponential moving average of weights and statistics; 0: off

@@ -29,7 +29,7 @@ def test_config_is_allowed_and_takes_a_step(name, small_models):
     order = execution.place_order(training_order(loader.size, seed=0, epoch=0)[None, :16])
     state, data = execution.replicate(experiment.create_state()), execution.replicate(loader.arrays)
     run = execution.compile_train(experiment.train_step())
-    state, sums = run(state, data, order, jnp.ones(1) * 0.01, 0, 1)
+    state, sums = run(state, data, order, {'learning_rate': jnp.full(1, 0.01)}, 0, 1)
     assert np.isfinite(execution.fetch(sums)['loss']).all()
     assert sums['count'] == 16
 

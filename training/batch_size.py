@@ -16,6 +16,7 @@ from training import ConfigError
 from training import config as configuration
 from training.console import Console
 from training.experiment import Experiment, create_experiment, resolve
+from training.schedules import Plateau, hyperparameters
 
 FIRST = 32
 SECONDS = 2.0  # of measuring each size, at least
@@ -94,7 +95,8 @@ def _try(experiment: Experiment) -> Trial:
     """
     execution, batch_size = experiment.execution, experiment.config.batch_size
     order = execution.place_order(np.arange(batch_size, dtype=np.int32)[None])
-    rates = jnp.full(1, 1e-6)
+    values = hyperparameters(experiment.config, 1, 0, Plateau())
+    rates = {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
     state = execution.replicate(experiment.create_state())
     data = execution.replicate(experiment.loaders['train'].arrays)
     step = execution.compile_train(experiment.train_step()).lower(state, data, order, rates, 0, 1).compile()

@@ -1,6 +1,7 @@
 """What a config may hold: every key and every value is checked before long work starts."""
 
 import difflib
+import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -49,8 +50,25 @@ def _each(allowed: Callable[[int], bool], what: str) -> Rule:
     return rule
 
 
+def _between(low: float, high: float) -> Rule:
+    """Above `low` and below `high`."""
+    return lambda value: None if low < value < high else f'above {low} and below {high}'
+
+
+def _up_to(high: float) -> Rule:
+    return lambda value: None if 0 < value <= high else f'above 0 and at most {high}'
+
+
+def _increasing(value) -> str | None:
+    fits = all(type(epoch) is int and epoch > 0 for epoch in value) and list(value) == sorted(set(value))
+    return None if fits else 'increasing whole numbers above 0, such as 30,60'
+
+
 def _anything(value) -> None:
     return None
+
+
+METRICS = ('train_loss', 'train_accuracy', 'val_loss', 'val_accuracy', 'test_loss', 'test_accuracy')
 
 
 RULES: dict[str, Rule] = {
@@ -96,20 +114,47 @@ RULES: dict[str, Rule] = {
     'optimizer.learning_rate': _above(0),
     'optimizer.momentum': _from_to(0, 1),
     'optimizer.nesterov': _anything,
+    'optimizer.beta1': _from_to(0, 1),
+    'optimizer.beta2': _from_to(0, 1),
+    'optimizer.rmsprop_decay': _from_to(0, 1),
+    'optimizer.epsilon': _above(0),
     'optimizer.weight_decay': _at_least(0),
     'optimizer.decay_norm_and_bias': _anything,
     'optimizer.clip_value': _at_least(0),
     'optimizer.clip_norm': _at_least(0),
+    'optimizer.lookahead_steps': _at_least(0),
+    'optimizer.lookahead_alpha': _up_to(1),
     'optimizer.accumulation_steps': _at_least(1),
     'schedule.name': _one_of(*SCHEDULES),
     'schedule.interval': _one_of(*INTERVALS),
     'schedule.warmup_epochs': _at_least(0),
     'schedule.final_learning_rate': _at_least(0),
+    'schedule.step_size': _at_least(1),
+    'schedule.milestones': _increasing,
+    'schedule.gamma': _up_to(1),
+    'schedule.t_max': _at_least(0),
+    'schedule.t_0': _at_least(1),
+    'schedule.t_mult': _at_least(1),
+    'schedule.restart_decay': _up_to(1),
+    'schedule.total_steps': _at_least(0),
+    'schedule.pct_start': _between(0, 1),
+    'schedule.anneal_strategy': _one_of('cos', 'linear'),
+    'schedule.div_factor': _at_least(1),
+    'schedule.final_div_factor': _above(0),
+    'schedule.cycle_momentum': _anything,
+    'schedule.base_momentum': _from_to(0, 1),
+    'schedule.max_momentum': _from_to(0, 1),
+    'schedule.plateau_metric': _one_of('auto', *METRICS),
+    'schedule.plateau_mode': _one_of('min', 'max'),
+    'schedule.plateau_factor': _between(0, 1),
+    'schedule.plateau_patience': _at_least(0),
+    'schedule.plateau_threshold': _at_least(0),
+    'schedule.plateau_threshold_mode': _one_of('rel', 'abs'),
+    'schedule.plateau_cooldown': _at_least(0),
+    'schedule.plateau_eps': _at_least(0),
     'ema.decay': _from_to(0, 1),
     'early_stopping.patience': _at_least(0),
-    'early_stopping.metric': _one_of(
-        'auto', 'train_loss', 'train_accuracy', 'val_loss', 'val_accuracy', 'test_loss', 'test_accuracy'
-    ),
+    'early_stopping.metric': _one_of('auto', *METRICS),
     'checkpoint.every_epochs': _at_least(0),
     'checkpoint.every_steps': _at_least(0),
     'wandb.mode': _one_of('disabled', 'offline', 'online'),
@@ -166,16 +211,6 @@ def _check_together(config: ConfigDict) -> None:
             'config.dataset.watch_test: chooses the best checkpoint on test, so it needs '
             f'config.dataset.validation=0 (it is {config.dataset.validation:g})'
         )
-    if config.schedule.final_learning_rate > config.optimizer.learning_rate:
-        raise ConfigError(
-            f'config.schedule.final_learning_rate={config.schedule.final_learning_rate}: must not exceed '
-            f'config.optimizer.learning_rate={config.optimizer.learning_rate}'
-        )
-    if config.schedule.name != 'constant' and config.schedule.warmup_epochs >= config.epochs:
-        raise ConfigError(
-            f'config.schedule.warmup_epochs={config.schedule.warmup_epochs:g}: must be below '
-            f'config.epochs={config.epochs}'
-        )
     stages = stage_count(config.model)
     if stages == 0:
         raise ConfigError('config.model.stage_sizes=(): model resnet needs them, such as (2, 2, 2, 2)')
@@ -185,16 +220,55 @@ def _check_together(config: ConfigDict) -> None:
             raise ConfigError(f'config.model.{name}={sizes}: must be () or one for each of {stages} stages')
     if config.model.convolution == 'winograd' and config.precision == 'bfloat16':
         raise ConfigError('config.model.convolution=winograd: runs in float32 only; use xla with bfloat16')
-    split = config.early_stopping.metric.split('_')[0]
-    missing = {'val': not config.dataset.validation, 'test': not config.dataset.watch_test}
-    if config.early_stopping.patience and missing.get(split):
-        key = {'val': 'dataset.validation above 0', 'test': 'dataset.watch_test'}[split]
-        raise ConfigError(f'config.early_stopping.metric={config.early_stopping.metric}: needs config.{key}')
+    if config.early_stopping.patience:
+        _check_metric(config, 'early_stopping.metric', config.early_stopping.metric)
+    _check_schedule(config)
+
+
+def _check_schedule(config: ConfigDict) -> None:
+    schedule = config.schedule
+    if schedule.final_learning_rate > config.optimizer.learning_rate:
+        raise ConfigError(
+            f'config.schedule.final_learning_rate={schedule.final_learning_rate}: must not exceed '
+            f'config.optimizer.learning_rate={config.optimizer.learning_rate}'
+        )
+    if schedule.name != 'constant' and schedule.warmup_epochs >= config.epochs:
+        raise ConfigError(
+            f'config.schedule.warmup_epochs={schedule.warmup_epochs:g}: must be below '
+            f'config.epochs={config.epochs}'
+        )
+    if schedule.name == 'multistep' and not schedule.milestones:
+        raise ConfigError('config.schedule.milestones=(): multistep needs at least one, such as 30,60')
+    if schedule.base_momentum > schedule.max_momentum:
+        raise ConfigError(
+            f'config.schedule.base_momentum={schedule.base_momentum}: must not exceed '
+            f'config.schedule.max_momentum={schedule.max_momentum}'
+        )
+    if schedule.name == 'plateau':
+        metric = schedule.plateau_metric
+        _check_metric(config, 'schedule.plateau_metric', metric)
+        better = 'max' if metric.endswith('accuracy') else 'min'
+        if schedule.plateau_mode != better:
+            raise ConfigError(
+                f'config.schedule.plateau_mode={schedule.plateau_mode}: must be {better} for '
+                f'config.schedule.plateau_metric={metric}'
+            )
+
+
+def _check_metric(config: ConfigDict, key: str, metric: str) -> None:
+    """Raises ConfigError unless the metric is known after every epoch."""
+    needed = {
+        'val': ('dataset.validation above 0', config.dataset.validation),
+        'test': ('dataset.watch_test', config.dataset.watch_test),
+    }
+    other, there = needed.get(metric.split('_')[0], ('', True))
+    if not there:
+        raise ConfigError(f'config.{key}={metric}: needs config.{other}')
 
 
 def different_keys(saved: Mapping, config: ConfigDict) -> dict[str, tuple[Any, Any]]:
     """Returns {key: (saved, now)} of what differs and must not, for a run to continue."""
-    before, now = flatten(saved), flatten(config)
+    before, now = flatten(saved), flatten(json.loads(config.to_json()))  # JSON turns tuples into lists
     return {
         key: (before.get(key), now.get(key))
         for key in sorted({*before, *now})

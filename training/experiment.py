@@ -42,6 +42,8 @@ def resolve(config: ConfigDict, devices: Sequence[jax.Device]) -> ConfigDict:
     if config.early_stopping.metric == 'auto':
         split = selection_split(config)
         config.early_stopping.metric = 'train_loss' if split is None else f'{split}_accuracy'
+    if config.schedule.plateau_metric == 'auto':
+        config.schedule.plateau_metric = f'{selection_split(config) or "train"}_loss'
     return config
 
 

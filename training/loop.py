@@ -1,13 +1,12 @@
 """The course of a run: epochs, evaluation, the best checkpoint, and what remains of it all."""
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from input_pipeline.loaders import training_order
 from jax_models.summary import parameter_count
@@ -19,34 +18,11 @@ from training.evaluation_metrics import summarize
 from training.experiment import Experiment, selection_split, versions
 from training.interruption import Interrupted, Interruption
 from training.parallel import SUMS
-from training.schedules import learning_rates
+from training.progress import Progress, restored_progress
+from training.schedules import applied_rates, hyperparameters
 from training.tracking import Tracker
 
 SECONDS_PER_DISPATCH = 0.5  # so that the bar moves and a signal is heard soon
-
-
-@dataclass
-class Progress:
-    """Where a run is: what its checkpoint holds besides arrays."""
-
-    epoch: int = 0  # whole ones done
-    sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))  # of the running one
-    seconds: float = 0.0  # of the running one
-    train_seconds: float = 0.0  # of all done
-    best_epoch: int = 0
-    best: list[float] | None = None  # what chose the best checkpoint
-    stopping_best: float | None = None  # the metric of early stopping
-    stale_epochs: int = 0  # since it last became better
-    stopped: bool = False  # by early stopping
-
-
-def restored_progress(metadata: dict, config: ConfigDict) -> Progress:
-    """Returns where the run of a checkpoint is, under the config that continues it."""
-    progress, stopping = Progress(**metadata['progress']), config.early_stopping
-    if metadata['config']['early_stopping']['metric'] != stopping.metric:
-        progress.stopping_best, progress.stale_epochs = None, 0
-    progress.stopped = 0 < stopping.patience <= progress.stale_epochs
-    return progress
 
 
 class Training:
@@ -112,7 +88,7 @@ class Training:
     def _epoch(self, data, evaluators, interruption) -> dict:
         """Trains (the rest of) an epoch, evaluates it, and saves and logs what it gave."""
         progress, epoch = self.progress, self.progress.epoch
-        rates = self._train_epoch(data, epoch, interruption)
+        applied = self._train_epoch(data, epoch, interruption)
         record = {
             'epoch': epoch + 1,
             'step': (epoch + 1) * self.experiment.steps,
@@ -126,7 +102,7 @@ class Training:
                 raise NonFiniteLoss(self._non_finite(f'{split} loss', record['step']))
             record |= {f'{split}_{name}': value for name, value in metrics.items()}
         record |= {
-            'learning_rate': float(rates[-1]),
+            'learning_rate': float(applied['learning_rate'][-1]),
             'seconds': progress.seconds,
             'images_per_second': progress.sums['count'] / progress.seconds,
             'selected_on': self.selected_on or 'last epoch',
@@ -149,11 +125,11 @@ class Training:
             raise Interrupted(signum)
         return record
 
-    def _train_epoch(self, data, epoch: int, interruption: Interruption) -> np.ndarray:
-        """Runs the epoch's remaining steps and returns the learning rates of all."""
+    def _train_epoch(self, data, epoch: int, interruption: Interruption) -> dict[str, np.ndarray]:
+        """Runs the epoch's remaining steps and returns the hyperparameters of all."""
         size, batch_size = self.experiment.loaders['train'].size, self.config.batch_size
         order = training_order(size, seed=self.config.seed, epoch=epoch)
-        rates = learning_rates(self.config, self.experiment.steps, epoch)
+        applied = hyperparameters(self.config, self.experiment.steps, epoch, self.progress.plateau)
         full = size // batch_size
         segments = [(0, order[: full * batch_size].reshape(full, batch_size))]
         if self.experiment.steps > full:
@@ -165,15 +141,17 @@ class Training:
             for first, rows in segments:
                 if done < first + len(rows):
                     stop = first + len(rows)
-                    self._segment(data, rows, rates[first:stop], first, done - first, interruption)
+                    part = {name: values[first:stop] for name, values in applied.items()}
+                    self._segment(data, rows, part, first, done - first, interruption)
                     done = stop
         finally:
             self.console.stop_epoch()
-        return rates
+        return applied
 
-    def _segment(self, data, rows, rates, offset: int, start: int, interruption: Interruption) -> None:
+    def _segment(self, data, rows, applied, offset: int, start: int, interruption: Interruption) -> None:
         """Runs rows `start` and later of an epoch, of which `rows` are the steps from `offset`."""
-        order, device_rates = self.execution.place_order(rows), jnp.asarray(rates, jnp.float32)
+        order = self.execution.place_order(rows)
+        on_device = {name: jnp.asarray(values, jnp.float32) for name, values in applied.items()}
         base = self.progress.epoch * self.experiment.steps + offset
         every = self.config.checkpoint.every_steps
         waiting = None  # a dispatch whose results are still to come: the next one is queued behind it
@@ -191,13 +169,13 @@ class Training:
             self.progress.seconds += seconds
             self._adapt_chunk(stop - first, seconds)
             speed = rows.shape[1] * (stop - first) / seconds
-            self.console.update(offset + stop, self.progress.sums, rates[stop - 1], speed)
+            self.console.update(offset + stop, self.progress.sums, applied['learning_rate'][stop - 1], speed)
 
         while start < len(rows):
             stop = min(start + self._chunk, len(rows))
             if every:
                 stop = min(stop, start + every - (base + start) % every)
-            self.state, sums = self._run_train(self.state, data, order, device_rates, start, stop)
+            self.state, sums = self._run_train(self.state, data, order, on_device, start, stop)
             collect()
             waiting, start = (start, stop, sums), stop
             if _divides(every, base + start) or interruption.signum:
@@ -238,6 +216,7 @@ class Training:
         progress.seconds, progress.sums = 0.0, dict.fromkeys(SUMS, 0.0)
         if better:
             progress.best, progress.best_epoch = self._score(record), record['epoch']
+        progress.plateau.step(self.config, record)
         if stopping.patience:
             sign = -1 if stopping.metric.endswith('loss') else 1
             value = sign * record[stopping.metric]
@@ -309,8 +288,7 @@ class Training:
     def _draw(self, records: list[dict], confusion: np.ndarray) -> dict[str, Path]:
         folder, title = self.workdir / 'plots', self.workdir.name
         steps = self.experiment.steps
-        epochs = range(records[-1]['epoch'])
-        rates = np.concatenate([learning_rates(self.config, steps, epoch) for epoch in epochs])
+        rates = applied_rates(self.config, steps, records)
         time_axis = np.arange(len(rates)) / steps
         names = self.experiment.dataset.class_names
         return {

@@ -71,18 +71,19 @@ class Execution:
         return jax.device_put(by_device, self._by_device)
 
     def compile_train(self, train_step: Callable) -> Callable:
-        """Returns `run(state, data, order, rates, start, stop) -> state, sums`.
+        """Returns `run(state, data, order, hyperparameters, start, stop) -> state, sums`.
 
-        Runs steps `start` to `stop` of the epoch whose order and learning rates (float32[steps]) are given
-        and donates the state. `sums` holds float32[steps] each, to be read with `fetch`; only the entries
-        from start to stop are filled. All steps of `order` may go in one dispatch where `many_steps`, one
-        elsewhere.
+        Runs steps `start` to `stop` of the epoch whose order and hyperparameters (a dict of float32[steps],
+        such as `learning_rate`) are given and donates the state. `sums` holds float32[steps] each, to be
+        read with `fetch`; only the entries from start to stop are filled. All steps of `order` may go in one
+        dispatch where `many_steps`, one elsewhere.
         """
 
-        def run(state, data, order, rates, start, stop):
+        def run(state, data, order, hyperparameters, start, stop):
             def body(index, carry):
                 state, history = carry
-                state, sums = train_step(state, self._batch(data, order[index]), rates[index])
+                now = {name: values[index] for name, values in hyperparameters.items()}
+                state, sums = train_step(state, self._batch(data, order[index]), now)
                 return state, {name: history[name].at[index].set(sums[name]) for name in SUMS}
 
             return self._repeat(body, start, stop, (state, self._no_sums(order)))

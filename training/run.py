@@ -13,7 +13,8 @@ from training import config as configuration
 from training.checkpoints import Checkpoints
 from training.console import Console
 from training.experiment import Experiment, augmented_images, check_training, create_experiment, resolve
-from training.loop import Progress, Training, restored_progress
+from training.loop import Training
+from training.progress import Progress, restored_progress
 from training.tracking import Tracker, write_json
 
 

@@ -14,7 +14,7 @@ import optax
 from ml_collections import ConfigDict
 
 from training.losses import cross_entropy
-from training.optimizers import set_learning_rate
+from training.optimizers import set_hyperparameters
 from training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -31,10 +31,11 @@ def create_train_step(
     normalize: Callable[[jax.Array], jax.Array],
     axis_name: str | None = None,
     unroll: bool = True,
-) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
-    """Returns `train_step(state, batch, learning_rate) -> state, sums`.
+) -> Callable[[TrainState, Batch, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns `train_step(state, batch, hyperparameters) -> state, sums`.
 
-    `sums` are float32[] over the global batch: `loss` and `correct` (added up), `count`.
+    `hyperparameters` are those of `set_hyperparameters`. `sums` are float32[] over the global batch: `loss`
+    and `correct` (added up), `count`.
 
     Args:
       config: reads seed, loss, ema and optimizer.accumulation_steps.
@@ -83,7 +84,7 @@ def create_train_step(
         )
         return batch_stats, sums, jax.tree.map(lambda g: g / parts, gradients)
 
-    def train_step(state, batch, learning_rate):
+    def train_step(state, batch, hyperparameters):
         dropout_key = _stream(config.seed, state.step, DROPOUT)
         if axis_name is not None:
             dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
@@ -95,7 +96,7 @@ def create_train_step(
             gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), axis_name)
             sums = jax.lax.psum(sums, axis_name)
 
-        opt_state = set_learning_rate(state.opt_state, learning_rate)
+        opt_state = set_hyperparameters(state.opt_state, hyperparameters)
         updates, opt_state = optimizer.update(gradients, opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         step = state.step + 1

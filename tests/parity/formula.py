@@ -47,10 +47,108 @@ OPTIMIZERS = {
     'nesterov': (0.1, {'momentum': 0.9, 'nesterov': True, 'weight_decay': 5e-3}),
     'clip_value': (0.1, {'momentum': 0.9, 'weight_decay': 5e-3, 'clip_value': 0.1}),
     'clip_norm': (0.1, {'momentum': 0.9, 'weight_decay': 5e-3, 'clip_norm': 0.5}),
+    'adam': (0.01, {'name': 'adam'}),
+    'adam_l2': (0.05, {'name': 'adam', 'weight_decay': 0.05, 'beta1': 0.8, 'beta2': 0.99, 'epsilon': 1e-3}),
+    'adamw': (0.05, {'name': 'adamw', 'weight_decay': 0.1}),
+    'rmsprop': (0.01, {'name': 'rmsprop'}),
+    'rmsprop_momentum': (
+        0.01,
+        {'name': 'rmsprop', 'momentum': 0.9, 'weight_decay': 0.05, 'rmsprop_decay': 0.9, 'epsilon': 1e-3},
+    ),
+    'cycled': (0.1, {'momentum': 0.95}),
+    'adam_cycled': (0.01, {'name': 'adam', 'beta1': 0.95}),
+    'rmsprop_cycled': (0.01, {'name': 'rmsprop', 'momentum': 0.95}),
 }
 
-# Case: intervals (epochs, or all steps), highest and final rate.
-COSINES = {'epoch': (12, 0.1, 0.0), 'step': (28, 0.4, 0.003)}
+# Case: highest rate and the config keys, of as many scheduler steps: epochs of one step, or steps of which an
+# epoch has STEPS_PER_EPOCH.
+SCHEDULE_LENGTH, STEPS_PER_EPOCH = 250, 5
+_RESTARTS = {'name': 'cosine_restarts'}
+SCHEDULES = {
+    'constant': (0.1, {'name': 'constant'}),
+    'step': (0.1, {'name': 'step', 'step_size': 30, 'gamma': 0.1}),
+    'step_7': (0.4, {'name': 'step', 'step_size': 7, 'gamma': 0.9}),
+    'step_by_step': (0.1, {'name': 'step', 'step_size': 3, 'gamma': 0.5, 'interval': 'step'}),
+    'multistep': (0.1, {'name': 'multistep', 'milestones': (60, 120, 160), 'gamma': 0.2}),
+    'multistep_by_step': (
+        0.1,
+        {'name': 'multistep', 'milestones': (1, 20, 45), 'gamma': 0.1, 'interval': 'step'},
+    ),
+    'exponential': (0.1, {'name': 'exponential', 'gamma': 0.95}),
+    'exponential_by_step': (0.1, {'name': 'exponential', 'gamma': 0.9, 'interval': 'step'}),
+    'cosine': (0.1, {'name': 'cosine', 't_max': SCHEDULE_LENGTH}),
+    'cosine_195': (0.01, {'name': 'cosine', 't_max': 195}),
+    'cosine_20': (0.1, {'name': 'cosine', 't_max': 20, 'final_learning_rate': 0.003}),
+    'cosine_1': (0.1, {'name': 'cosine', 't_max': 1}),
+    'cosine_by_step': (0.4, {'name': 'cosine', 't_max': 13, 'interval': 'step'}),
+    'restarts': (0.1, {**_RESTARTS, 't_0': 10, 'final_learning_rate': 0.001}),
+    'restarts_1': (0.1, {**_RESTARTS, 't_0': 1}),
+    'restarts_longer': (0.1, {**_RESTARTS, 't_0': 8, 't_mult': 2}),
+    'restarts_by_step': (0.1, {**_RESTARTS, 't_0': 3, 't_mult': 3, 'interval': 'step'}),
+    'onecycle': (0.1, {'name': 'onecycle', 'total_steps': SCHEDULE_LENGTH}),
+    'onecycle_long': (0.01, {'name': 'onecycle', 'total_steps': 1_500_000}),
+    'onecycle_linear': (
+        0.2,
+        {
+            'name': 'onecycle',
+            'total_steps': SCHEDULE_LENGTH,
+            'anneal_strategy': 'linear',
+            'pct_start': 0.45,
+            'div_factor': 10.0,
+            'final_div_factor': 100.0,
+            'base_momentum': 0.8,
+            'max_momentum': 0.9,
+            'interval': 'step',
+        },
+    ),
+    'onecycle_early': (0.1, {'name': 'onecycle', 'total_steps': SCHEDULE_LENGTH, 'pct_start': 0.001}),
+}
+
+# Case: highest rate, the epochs' metrics, and the config keys without `plateau_`.
+PLATEAUS = {
+    'defaults': (0.1, 'falling', {}),
+    'faces': (0.01, 'falling', {'factor': 0.5, 'patience': 5, 'threshold': 0.1}),
+    'impatient': (0.1, 'falling', {'factor': 0.9, 'patience': 0, 'threshold': 0.0}),
+    'equal': (0.1, 'equal', {'factor': 0.5, 'patience': 3, 'threshold': 0.0}),
+    'rounded': (0.1, 'rounded', {'factor': 0.8, 'patience': 2, 'threshold': 0.0, 'threshold_mode': 'abs'}),
+    'absolute': (0.1, 'falling', {'factor': 0.7, 'patience': 4, 'threshold': 0.02, 'threshold_mode': 'abs'}),
+    'cooldown': (0.1, 'falling', {'factor': 0.8, 'patience': 2, 'cooldown': 4}),
+    'cooldown_0': (0.1, 'equal', {'factor': 0.9, 'patience': 0, 'cooldown': 1}),
+    'lowest': (0.1, 'falling', {'factor': 0.3, 'patience': 1, 'min_lr': 0.004}),
+    'too_small': (1e-6, 'equal', {'factor': 0.5, 'patience': 1}),
+    'eps': (0.1, 'falling', {'factor': 0.5, 'patience': 1, 'eps': 0.01}),
+    'max': (0.1, 'rising', {'mode': 'max', 'factor': 0.6, 'patience': 3}),
+    'max_absolute': (
+        0.1,
+        'rising',
+        {'mode': 'max', 'factor': 0.6, 'patience': 2, 'threshold': 0.01, 'threshold_mode': 'abs'},
+    ),
+    'max_cooldown': (0.1, 'rising', {'mode': 'max', 'factor': 0.9, 'patience': 0, 'cooldown': 3}),
+    'negative': (0.1, 'negative', {'factor': 0.9, 'patience': 0, 'threshold': 0.005}),
+    'max_negative': (
+        0.1,
+        'negative',
+        {'mode': 'max', 'factor': 0.9, 'patience': 2, 'threshold': 0.05, 'cooldown': 2},
+    ),
+    'worsening': (0.1, 'rising', {'factor': 0.5, 'patience': 10, 'min_lr': 1e-4}),
+}
+
+
+def cycled_momentum(step: int) -> float:
+    """Returns the momentum, or beta1, of an update of the cases `…cycled`."""
+    return 0.95 - 0.1 * step / OPTIMIZER_STEPS
+
+
+def metrics(kind: str) -> np.ndarray:
+    """Returns a metric after each epoch, float64[SCHEDULE_LENGTH]."""
+    falling = 1 / (1 + np.arange(SCHEDULE_LENGTH) / 20) + draw(kind, (SCHEDULE_LENGTH,)) / 20.0
+    return {
+        'falling': falling,
+        'equal': np.full(SCHEDULE_LENGTH, 0.5),
+        'rounded': np.round(falling, 1),
+        'rising': 1 - falling,
+        'negative': falling - 2,
+    }[kind]
 
 
 def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:

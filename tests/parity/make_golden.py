@@ -3,7 +3,6 @@
 Command: pip install torch==2.13.0 numpy, then python tests/parity/make_golden.py
 """
 
-from functools import partial
 from pathlib import Path
 
 import formula
@@ -24,17 +23,16 @@ def main():
         assert (error < 1e-4 * np.linalg.norm(exact['gradients'], axis=1)).all(), f'{name}: change its draws'
         np.savez_compressed(FOLDER / f'{name}.npz', **golden)
     np.savez_compressed(FOLDER / 'losses.npz', resnet18=five_steps('resnet18'))
-    np.savez_compressed(FOLDER / 'sgd.npz', **{case: sgd(case) for case in formula.OPTIMIZERS})
-    np.savez_compressed(FOLDER / 'cosine.npz', **{case: cosine(case) for case in formula.COSINES})
+    np.savez_compressed(FOLDER / 'optimizers.npz', **{case: updates(case) for case in formula.OPTIMIZERS})
+    np.savez_compressed(FOLDER / 'schedules.npz', **{case: schedule(case) for case in formula.SCHEDULES})
+    np.savez_compressed(FOLDER / 'plateaus.npz', **{case: plateau(case) for case in formula.PLATEAUS})
 
 
 def create_model(name):
     side, keys = formula.MODELS[name]
-    if name == 'simple_cnn':
-        create = partial(torch_models.SimpleCNN, side=side)
-    else:
-        create = torch_models.ResNet
-    model = create(num_classes=formula.CLASSES, width=formula.WIDTH, **keys)
+    keys = {'num_classes': formula.CLASSES, 'width': formula.WIDTH, **keys}
+    cnn = name == 'simple_cnn'
+    model = torch_models.SimpleCNN(**keys, side=side) if cnn else torch_models.ResNet(**keys)
     drawn = {
         key: torch.from_numpy(formula.weight(key, tuple(value.shape)))
         for key, value in model.state_dict().items()
@@ -88,16 +86,16 @@ def five_steps(name):
     return np.array(losses, np.float32)
 
 
-def sgd(case):
+def updates(case):
     """Returns all parameters, flat, after every tenth update: float32[5, 28]."""
     rate, keys = formula.OPTIMIZERS[case]
     clip_value, clip_norm = keys.get('clip_value'), keys.get('clip_norm')
-    keys = {key: value for key, value in keys.items() if not key.startswith('clip')}
     parameters = {
         name: torch.nn.Parameter(torch.from_numpy(formula.draw(name, shape)))
         for name, shape in formula.OPTIMIZER_SHAPES.items()
     }
-    optimizer = torch.optim.SGD(parameters.values(), lr=rate, **keys)
+    optimizer = create_optimizer(parameters.values(), rate, keys)
+    (group,) = optimizer.param_groups
     history = []
     for step in range(formula.OPTIMIZER_STEPS):
         for name, parameter in parameters.items():
@@ -107,21 +105,74 @@ def sgd(case):
             torch.nn.utils.clip_grad_value_(parameters.values(), clip_value)
         if clip_norm:
             torch.nn.utils.clip_grad_norm_(parameters.values(), clip_norm)
+        if case.endswith('cycled'):
+            momentum = formula.cycled_momentum(step)
+            group |= {'betas': (momentum, group['betas'][1])} if 'betas' in group else {'momentum': momentum}
         optimizer.step()
         history.append(torch.cat([p.detach().ravel() for p in parameters.values()]).numpy())
     return np.stack(history[formula.OPTIMIZER_KEPT_EVERY - 1 :: formula.OPTIMIZER_KEPT_EVERY])
 
 
-def cosine(case):
-    """Returns the rate of each interval as CosineAnnealingLR has it."""
-    intervals, rate, final = formula.COSINES[case]
+def create_optimizer(parameters, rate, keys):
+    name, decay = keys.get('name', 'sgd'), keys.get('weight_decay', 0.0)
+    momentum, eps = keys.get('momentum', 0.0), keys.get('epsilon', 1e-8)
+    if name == 'sgd':
+        nesterov = keys.get('nesterov', False)
+        return torch.optim.SGD(parameters, rate, momentum, weight_decay=decay, nesterov=nesterov)
+    if name == 'rmsprop':
+        alpha = keys.get('rmsprop_decay', 0.99)
+        return torch.optim.RMSprop(parameters, rate, alpha, eps, weight_decay=decay, momentum=momentum)
+    adam = {'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW}[name]
+    return adam(parameters, rate, (keys.get('beta1', 0.9), keys.get('beta2', 0.999)), eps, decay)
+
+
+def schedule(case):
+    """Returns learning rate and momentum of each scheduler step, float64[2, 250]."""
+    rate, keys = formula.SCHEDULES[case]
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate, momentum=0.9)
+    scheduler = create_scheduler(optimizer, rate, keys)
+    values = []
+    for step in range(formula.SCHEDULE_LENGTH):
+        values.append([optimizer.param_groups[0]['lr'], optimizer.param_groups[0]['momentum']])
+        if step + 1 < formula.SCHEDULE_LENGTH:
+            optimizer.step()
+            scheduler.step()
+    return np.array(values).T
+
+
+def create_scheduler(optimizer, rate, keys):
+    schedulers = torch.optim.lr_scheduler
+    per_epoch = formula.STEPS_PER_EPOCH if keys.get('interval') == 'step' else 1
+    final = keys.get('final_learning_rate', 0.0)
+    match keys['name']:
+        case 'constant':
+            return schedulers.ConstantLR(optimizer, 1.0)
+        case 'step':
+            return schedulers.StepLR(optimizer, keys['step_size'] * per_epoch, keys['gamma'])
+        case 'multistep':
+            milestones = [epoch * per_epoch for epoch in keys['milestones']]
+            return schedulers.MultiStepLR(optimizer, milestones, keys['gamma'])
+        case 'exponential':
+            return schedulers.ExponentialLR(optimizer, keys['gamma'] ** (1 / per_epoch))
+        case 'cosine':
+            return schedulers.CosineAnnealingLR(optimizer, keys['t_max'] * per_epoch, final)
+        case 'cosine_restarts':
+            first, factor = keys['t_0'] * per_epoch, keys.get('t_mult', 1)
+            return schedulers.CosineAnnealingWarmRestarts(optimizer, first, factor, final)
+        case 'onecycle':
+            same = {key: value for key, value in keys.items() if key not in ('name', 'interval')}
+            return schedulers.OneCycleLR(optimizer, rate, **same)
+
+
+def plateau(case):
+    """Returns the learning rate of each epoch, float64[250]."""
+    rate, metrics, keys = formula.PLATEAUS[case]
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=intervals, eta_min=final)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, **keys)
     rates = []
-    for _ in range(intervals):
-        rates.append(schedule.get_last_lr()[0])
-        optimizer.step()
-        schedule.step()
+    for metric in formula.metrics(metrics):
+        rates.append(optimizer.param_groups[0]['lr'])
+        scheduler.step(metric)
     return np.array(rates)
 
 

@@ -71,7 +71,39 @@ def test_defaults_are_allowed():
         ('optimizer.learning_rate', float('inf'), 'finite'),
         ('optimizer.learning_rate', 'high', 'of type float'),
         ('optimizer.momentum', 1.0, 'at least 0 and below 1'),
+        ('optimizer.name', 'adamw2', 'did you mean adamw?'),
+        ('optimizer.beta1', 1.0, 'at least 0 and below 1'),
+        ('optimizer.beta2', -0.1, 'at least 0 and below 1'),
+        ('optimizer.rmsprop_decay', 1.0, 'at least 0 and below 1'),
+        ('optimizer.epsilon', 0.0, 'above 0'),
+        ('optimizer.lookahead_steps', -1, 'at least 0'),
+        ('optimizer.lookahead_alpha', 1.5, 'above 0 and at most 1'),
+        ('optimizer.lookahead_alpha', 0.0, 'above 0 and at most 1'),
         ('schedule.name', 'cos', 'did you mean cosine?'),
+        ('schedule.step_size', 0, 'at least 1'),
+        ('schedule.milestones', (30, 20), 'increasing whole numbers above 0, such as 30,60'),
+        ('schedule.milestones', (-1, 20), 'increasing whole numbers above 0'),
+        ('schedule.milestones', (20, 20), 'increasing whole numbers above 0'),
+        ('schedule.milestones', (1.5,), 'increasing whole numbers above 0'),
+        ('schedule.milestones', 30, 'of type tuple'),
+        ('schedule.gamma', 1.1, 'above 0 and at most 1'),
+        ('schedule.t_max', -1, 'at least 0'),
+        ('schedule.t_0', -5, 'at least 1'),
+        ('schedule.t_mult', 0, 'at least 1'),
+        ('schedule.restart_decay', 0.0, 'above 0 and at most 1'),
+        ('schedule.total_steps', -1, 'at least 0'),
+        ('schedule.pct_start', 1.0, 'above 0 and below 1'),
+        ('schedule.anneal_strategy', 'cosine', 'one of cos, linear'),
+        ('schedule.div_factor', 0.5, 'at least 1'),
+        ('schedule.final_div_factor', 0.0, 'above 0'),
+        ('schedule.max_momentum', 1.0, 'at least 0 and below 1'),
+        ('schedule.plateau_metric', 'loss', 'one of auto, train_loss'),
+        ('schedule.plateau_mode', 'maximum', 'one of min, max'),
+        ('schedule.plateau_factor', 1.0, 'above 0 and below 1'),
+        ('schedule.plateau_patience', -1, 'at least 0'),
+        ('schedule.plateau_threshold', -1e-4, 'at least 0'),
+        ('schedule.plateau_threshold_mode', 'relative', 'one of rel, abs'),
+        ('schedule.plateau_cooldown', -1, 'at least 0'),
         ('schedule.interval', 'batch', 'one of step, epoch'),
         ('early_stopping.metric', 'accuracy', 'one of auto, train_loss'),
         ('wandb.mode', 'on', 'one of disabled, offline, online'),
@@ -89,6 +121,17 @@ def test_value_that_is_not_allowed_is_named_with_those_that_are(key, value, expe
         ({'dataset.watch_test': True}, 'needs config.dataset.validation=0'),
         ({'schedule.final_learning_rate': 0.5}, 'must not exceed config.optimizer.learning_rate=0.1'),
         ({'schedule.warmup_epochs': 40.0}, 'must be below config.epochs=40'),
+        ({'schedule.name': 'multistep'}, 'milestones=(): multistep needs at least one'),
+        ({'schedule.base_momentum': 0.96}, 'must not exceed config.schedule.max_momentum=0.95'),
+        ({'schedule.name': 'plateau', 'schedule.plateau_mode': 'max'}, 'must be min for'),
+        (
+            {'schedule.name': 'plateau', 'schedule.plateau_metric': 'val_accuracy'},
+            'plateau_mode=min: must be max for config.schedule.plateau_metric=val_accuracy',
+        ),
+        (
+            {'schedule.name': 'plateau', 'schedule.plateau_metric': 'test_loss'},
+            'needs config.dataset.watch_test',
+        ),
         ({'model.convolution': 'winograd', 'precision': 'bfloat16'}, 'float32 only'),
         (
             {'early_stopping.patience': 1, 'early_stopping.metric': 'test_loss'},
@@ -134,9 +177,11 @@ def test_nearest_key_is_what_was_meant(mistyped, meant):
 
 
 def test_a_run_may_continue_elsewhere_and_longer_but_not_as_another():
-    saved = json.loads(json.dumps(default.get_config().to_dict()))
-    assert different_keys(saved, changed(epochs=99, parallel='pmap', **{'dataset.data_dir': '/tmp'})) == {}
-    other = changed(batch_size=64, **{'model.width': 8})
+    steps = {'schedule.milestones': (3, 6)}
+    saved = json.loads(json.dumps(changed(**steps).to_dict()))
+    elsewhere = changed(epochs=99, parallel='pmap', **{'dataset.data_dir': '/tmp'}, **steps)
+    assert different_keys(saved, elsewhere) == {}
+    other = changed(batch_size=64, **{'model.width': 8}, **steps)
     assert different_keys(saved, other) == {'batch_size': (512, 64), 'model.width': (64, 8)}
 
 
@@ -147,4 +192,5 @@ def test_nothing_is_auto_once_resolved():
         resolved = resolve(config, jax.devices()[:1])
         assert 'auto' not in flatten(resolved).values()
         assert resolved.early_stopping.metric == metric
+        assert resolved.schedule.plateau_metric == metric.replace('accuracy', 'loss')
     assert config.precision == 'auto'  # resolve returns a copy

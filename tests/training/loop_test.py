@@ -72,6 +72,20 @@ def test_interrupted_run_continues_as_if_nothing_happened(
     assert_same_run(finished, workdir)
 
 
+def test_lookahead_and_plateau_continue_as_if_nothing_happened(config, tmp_path, at_step, assert_same_run):
+    config.optimizer.update({'name': 'adam', 'learning_rate': 0.01, 'lookahead_steps': 4})
+    config.schedule.update({'name': 'plateau', 'plateau_patience': 0, 'plateau_threshold': 0.9})
+    config.schedule.warmup_epochs = 0.0
+    run(config, tmp_path / 'whole', DEVICES)
+    at_step(3, 1, terminate)  # between two moves of the slow weights, after the rate fell
+    with pytest.raises(Interrupted):
+        run(config, tmp_path / 'parts', DEVICES)
+    run(config, tmp_path / 'parts', DEVICES)
+    assert_same_run(tmp_path / 'whole', tmp_path / 'parts')
+    rates = [record['learning_rate'] for record in records(tmp_path / 'parts')]
+    assert rates == [0.01, 0.01, 0.001]
+
+
 def test_signal_in_the_last_step_lets_the_run_finish(config, finished, tmp_path, at_step, assert_same_run):
     at_step(3, 6, terminate)
     run(config, tmp_path / 'finished', DEVICES)

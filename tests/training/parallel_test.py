@@ -26,7 +26,7 @@ class Trained:
         execution.many_steps = many_steps
         rows = training_order(loader.size, seed=0, epoch=0)[: STEPS * 64].reshape(STEPS, 64)
         order, data = execution.place_order(rows), execution.replicate(loader.arrays)
-        rates = jnp.full(STEPS, 0.01, jnp.float32)
+        rates = {'learning_rate': jnp.full(STEPS, 0.01, jnp.float32)}
 
         self.run = execution.compile_train(experiment.train_step())
         self.states, self.losses = [execution.replicate(experiment.create_state())], []

@@ -2,14 +2,24 @@ import numpy as np
 import pytest
 
 from configs import default
-from training.schedules import learning_rates
+from training.schedules import Plateau, applied_rates, hyperparameters
 
 
-def rates(steps_per_epoch=10, epochs=4, **schedule):
+def create_config(epochs=4, **schedule):
     config = default.get_config()
     config.epochs, config.optimizer.learning_rate = epochs, 0.2
     config.schedule.update(schedule)
-    return np.concatenate([learning_rates(config, steps_per_epoch, epoch) for epoch in range(epochs)])
+    return config
+
+
+def applied(steps_per_epoch=10, epochs=4, **schedule):
+    config = create_config(epochs, **schedule)
+    parts = [hyperparameters(config, steps_per_epoch, epoch, Plateau()) for epoch in range(epochs)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def rates(*args, **schedule):
+    return applied(*args, **schedule)['learning_rate']
 
 
 def test_cosine_falls_from_the_highest_rate_to_one_step_before_the_final():
@@ -40,3 +50,34 @@ def test_constant_rate_can_warm_up():
 
 def test_single_step_run_has_the_highest_rate():
     np.testing.assert_allclose(rates(steps_per_epoch=1, epochs=1), [0.2])
+
+
+def test_time_begins_after_warmup():
+    later = rates(name='step', step_size=2, warmup_epochs=1.5)
+    assert (later[15:35] == 0.2).all()
+    np.testing.assert_allclose(later[35:], 0.02)
+
+
+def test_onecycle_warms_up_to_its_first_rate_and_stays_at_its_end():
+    keys = {'name': 'onecycle', 'interval': 'epoch', 'total_steps': 4, 'pct_start': 0.5}
+    cycle = applied(epochs=8, warmup_epochs=2.0, **keys)
+    expected = [4e-3, 8e-3, 8e-3, 0.2, 0.1000004, 8e-7, 8e-7, 8e-7]
+    np.testing.assert_allclose(cycle['learning_rate'][::10], expected, rtol=1e-9)
+    np.testing.assert_allclose(cycle['momentum'][::10], [0.95, 0.95, 0.95, 0.85, 0.9, 0.95, 0.95, 0.95])
+    assert 'momentum' not in applied(name='onecycle', cycle_momentum=False)
+
+
+@pytest.mark.parametrize('total', [1, 2, 3, 10])
+def test_onecycle_of_few_steps_is_finite(total):
+    cycle = applied(steps_per_epoch=1, epochs=total, name='onecycle', pct_start=0.5)
+    assert np.isfinite(cycle['learning_rate']).all()
+    assert (cycle['learning_rate'] <= 0.2).all()
+
+
+def test_plateau_reduces_the_rate_and_does_not_listen_during_warmup():
+    config = create_config(
+        6, name='plateau', plateau_metric='val_loss', plateau_patience=1, warmup_epochs=1.5
+    )
+    records = [{'epoch': epoch + 1, 'val_loss': loss} for epoch, loss in enumerate([0.1, 0.1, 2, 3, 4, 4])]
+    rates = applied_rates(config, 2, records)
+    np.testing.assert_allclose(rates, 0.2 * np.array([1 / 3, 2 / 3, 1, 1, 1, 1, 1, 1, 1, 1, 0.1, 0.1]))

@@ -44,7 +44,7 @@ def take_steps(count=1, *, dropout=0.0, augment=lambda images, keys: images, rat
     states = [create_state(model, optimizer, SHAPE, seed=0, ema=bool(config.ema.decay))]
     step = jax.jit(create_train_step(config, model, optimizer, augment=augment, normalize=lambda x: x))
     for _ in range(count):
-        state, sums = step(states[-1], batch(), jnp.float32(rate))
+        state, sums = step(states[-1], batch(), {'learning_rate': jnp.float32(rate)})
         states.append(state)
     return states, sums
 
