@@ -9,10 +9,13 @@ from ml_collections import ConfigDict
 
 from configs import default
 from input_pipeline.augment import CROP_MODES
+from input_pipeline.auto_augment import BINS
+from input_pipeline.geometry import INTERPOLATIONS
 from jax_models.layers import ACTIVATIONS, CONVOLUTION_INITIALIZERS
 from jax_models.registry import model_names
 from training import ConfigError
 from training.keys import flatten, nearest_key
+from training.losses import LOSSES
 from training.optimizers import OPTIMIZERS
 from training.schedules import INTERVALS, SCHEDULES
 
@@ -42,6 +45,11 @@ def _from_to(low: float, high: float) -> Rule:
     return lambda value: None if low <= value < high else f'at least {low} and below {high}'
 
 
+def _between(low: float, high: float) -> Rule:
+    """At least `low`, at most `high`."""
+    return lambda value: None if low <= value <= high else f'from {low} to {high}'
+
+
 def _anything(value) -> None:
     return None
 
@@ -67,6 +75,21 @@ RULES: dict[str, Rule] = {
     'augmentation.crop_padding': _at_least(0),
     'augmentation.crop_mode': _one_of(*CROP_MODES),
     'augmentation.flip': _anything,
+    'augmentation.rotation': _between(0, 180),
+    'augmentation.rotation_interpolation': _one_of(*INTERPOLATIONS),
+    'augmentation.rotation_fill': _between(0, 1),
+    'augmentation.brightness': _at_least(0),
+    'augmentation.contrast': _at_least(0),
+    'augmentation.saturation': _at_least(0),
+    'augmentation.hue': _between(0, 0.5),
+    'augmentation.auto': _one_of('none', 'randaugment', 'trivialaugment'),
+    'augmentation.randaugment_ops': _at_least(1),
+    'augmentation.randaugment_magnitude': _between(0, BINS - 1),
+    'augmentation.cutout': _at_least(0),
+    'augmentation.cutout_after_normalization': _anything,
+    'augmentation.erasing': _between(0, 1),
+    'augmentation.mixup_alpha': _at_least(0),
+    'augmentation.cutmix_alpha': _at_least(0),
     'model.name': _one_of(*model_names()),
     'model.width': _at_least(1),
     'model.stem': _one_of('cifar', 'imagenet'),
@@ -75,7 +98,9 @@ RULES: dict[str, Rule] = {
     'model.initialization': _one_of(*CONVOLUTION_INITIALIZERS),
     'model.zero_init_last_norm': _anything,
     'model.convolution': _one_of('auto', 'xla', 'winograd'),
+    'loss.name': _one_of(*LOSSES),
     'loss.label_smoothing': _from_to(0, 1),
+    'loss.focal_gamma': _at_least(0),
     'optimizer.name': _one_of(*OPTIMIZERS),
     'optimizer.learning_rate': _above(0),
     'optimizer.momentum': _from_to(0, 1),
