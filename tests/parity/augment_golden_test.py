@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def inputs(name, parameters):
 
 
 def assert_close(ours, name):
-    np.testing.assert_allclose(ours, GOLDEN[name], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(ours, GOLDEN[name], rtol=0, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize('interpolation', INTERPOLATIONS)
@@ -48,11 +49,15 @@ def test_erased_rectangle_is_torchvisions():
     assert_close(erase(formula.images('erase', len(formula.BOXES)), jnp.array(formula.BOXES)), 'erase')
 
 
-@pytest.mark.parametrize('name', list(formula.OPERATIONS))
-def test_operation_is_torchvisions(name):
-    images, magnitudes = inputs(name, formula.OPERATIONS[name])
-    chosen = np.full(len(images), OPERATIONS[name.lower()])
-    assert_close(auto_augment.apply(images, chosen, magnitudes), name)
+def test_operations_are_torchvisions():
+    images, magnitudes = zip(
+        *(inputs(name, formula.OPERATIONS[name]) for name in formula.OPERATIONS), strict=True
+    )
+    counts = [len(values) for values in magnitudes]
+    chosen = np.repeat([OPERATIONS[name.lower()] for name in formula.OPERATIONS], counts)
+    ours = jax.jit(auto_augment.apply)(jnp.concatenate(images), chosen, jnp.concatenate(magnitudes))
+    for name, results in zip(formula.OPERATIONS, np.split(ours, np.cumsum(counts)[:-1]), strict=True):
+        assert_close(results, name)
 
 
 def test_equalized_image_is_torchvisions():
