@@ -11,8 +11,9 @@ import numpy as np
 from input_pipeline import color
 from input_pipeline.geometry import warp
 
+# Those whose magnitude is negative half of the time.
 SIGNED = ('shear_x', 'shear_y', 'translate_x', 'translate_y', 'rotate')
-SIGNED += ('brightness', 'color', 'contrast', 'sharpness')  # whose magnitude is negative half of the time
+SIGNED += ('brightness', 'color', 'contrast', 'sharpness')
 OPERATIONS = ('identity', *SIGNED, 'posterize', 'solarize', 'autocontrast', 'equalize')
 BINS = 31  # of magnitudes
 
@@ -53,10 +54,8 @@ def magnitudes(height: int, width: int, *, wide: bool) -> np.ndarray:
     `wide` are TrivialAugment's, else RandAugment's.
     """
     shear, angle, factor, bits = (0.99, 135, 0.99, 6) if wide else (0.3, 30, 0.9, 4)
-    shift = (32, 32) if wide else (150 / 331 * width, 150 / 331 * height)
-    largest = {'shear_x': shear, 'shear_y': shear, 'translate_x': shift[0], 'translate_y': shift[1]}
-    largest |= {'rotate': angle, 'brightness': factor, 'color': factor, 'contrast': factor}
-    largest |= {'sharpness': factor}
+    shift_x, shift_y = (32, 32) if wide else (150 / 331 * width, 150 / 331 * height)
+    largest = dict(zip(SIGNED, (shear, shear, shift_x, shift_y, angle, *[factor] * 4), strict=True))
     levels = np.linspace(0, 1, BINS)
     rows = {name: value * levels for name, value in largest.items()}
     rows |= {'posterize': 8 - np.round(bits * levels), 'solarize': 255 * (1 - levels)}

@@ -237,4 +237,4 @@ def augmented_images(experiment: Experiment, count: int) -> tuple[np.ndarray, li
         return ((images - black) / (white - black)).clip(0, 1), labels
 
     images, labels = first_step(loader.arrays['image'][rows], loader.arrays['label'][rows])
-    return np.asarray(images), [experiment.dataset.class_names[label] for label in labels]
+    return np.asarray(images), [experiment.dataset.class_names[label] for label in np.asarray(labels)]
