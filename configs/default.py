@@ -40,6 +40,24 @@ def get_config() -> ConfigDict:
     augmentation.crop_padding = 0  # pixels added on each side before a random crop of the original size
     augmentation.crop_mode = 'zero'  # what is added: zero (black), reflect
     augmentation.flip = False  # mirror left to right with probability 1/2
+    augmentation.rotation = 0.0  # degrees; the angle is uniform between plus and minus this
+    augmentation.rotation_interpolation = 'nearest'  # nearest, bilinear
+    augmentation.rotation_fill = 0.0  # value of the corners that a rotation leaves, from 0 to 1 (white)
+    # Colour jitter in a random order: factors are uniform in 1 +- this, that of hue in +- this of a turn.
+    augmentation.brightness = 0.0
+    augmentation.contrast = 0.0
+    augmentation.saturation = 0.0
+    augmentation.hue = 0.0  # at most 1/2
+    augmentation.auto = 'none'  # none, randaugment, trivialaugment
+    augmentation.randaugment_ops = 2  # operations an image
+    augmentation.randaugment_magnitude = 9  # of 0 to 30
+    augmentation.cutout = 0  # side in pixels of a square set to 0; 0: off
+    augmentation.cutout_after_normalization = True  # so that 0 is the mean, not black
+    augmentation.erasing = 0.0  # probability of setting a random rectangle to 0, after normalisation
+    # Beta(alpha, alpha) gives the share that an image keeps of itself; 0: off. With both on, each batch gets
+    # one of them. Training accuracy then counts the label with the larger share.
+    augmentation.mixup_alpha = 0.0
+    augmentation.cutmix_alpha = 0.0
 
     config.model = model = ConfigDict()
     model.name = 'resnet18'  # see jax_models/registry.py
@@ -67,7 +85,9 @@ def get_config() -> ConfigDict:
     model.convolution = 'auto'
 
     config.loss = loss = ConfigDict()
+    loss.name = 'cross_entropy'  # cross_entropy, focal
     loss.label_smoothing = 0.0  # share of the target spread over all classes
+    loss.focal_gamma = 2.0  # how much less the focal loss counts what is already right; 0: cross entropy
 
     config.optimizer = optimizer = ConfigDict()
     optimizer.name = 'sgd'  # sgd, adam, adamw, rmsprop, muon (Adam for all but convolution kernels)

@@ -1,14 +1,24 @@
 """Batched augmentation on the device, inside the training step.
 
-Every function takes float32[batch, height, width, channels] in [0, 1] and one key per image; an image's
-result depends on its own key alone, so it is the same on any number of devices.
+Every function takes float32[batch, height, width, channels] and one key per image; an image's result depends
+on its own key alone, so it is the same on any number of devices. (mixing.py is the exception.)
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
+
+from input_pipeline.auto_augment import rand_augment, trivial_augment
+from input_pipeline.color import random_jitter
+from input_pipeline.erasing import random_cutout, random_erasing
+from input_pipeline.geometry import random_rotation
+from input_pipeline.mixing import random_mix
+
+Augment = Callable[[jax.Array, jax.Array], jax.Array]  # (images, keys) -> images
+Mix = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 CROP_MODES = {'zero': 'constant', 'reflect': 'reflect'}
 
@@ -35,19 +45,55 @@ def random_flip(images: jax.Array, keys: jax.Array) -> jax.Array:
     return jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
 
 
-def create_augmentation(config: ConfigDict) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Returns `augment(images, keys)` as `config.augmentation` describes it: crop, then flip."""
-    functions = []
-    if config.crop_padding:
-        functions.append(
-            lambda images, keys: random_crop(images, keys, padding=config.crop_padding, mode=config.crop_mode)
-        )
-    if config.flip:
-        functions.append(random_flip)
+def create_augmentation(config: ConfigDict) -> tuple[Augment, Augment]:
+    """Returns what `config.augmentation` has before normalisation and what after it, each in this order."""
+    jitter = {
+        'brightness': config.brightness,
+        'contrast': config.contrast,
+        'saturation': config.saturation,
+        'hue': config.hue,
+    }
+    rotation = {
+        'degrees': config.rotation,
+        'interpolation': config.rotation_interpolation,
+        'fill': config.rotation_fill,
+    }
+    rand = {'operations': config.randaugment_ops, 'magnitude': config.randaugment_magnitude}
+    cutout, late = partial(random_cutout, size=config.cutout), config.cutout_after_normalization
+    before = [
+        (config.crop_padding, partial(random_crop, padding=config.crop_padding, mode=config.crop_mode)),
+        (config.flip, random_flip),
+        (config.rotation, partial(random_rotation, **rotation)),
+        (any(jitter.values()), partial(random_jitter, **jitter)),
+        (config.auto == 'randaugment', partial(rand_augment, **rand)),
+        (config.auto == 'trivialaugment', trivial_augment),
+        (config.cutout and not late, cutout),
+    ]
+    after = [
+        (config.cutout and late, cutout),
+        (config.erasing, partial(random_erasing, probability=config.erasing)),
+    ]
+    return _in_turn(before, first_stream=0), _in_turn(after, first_stream=len(before))
+
+
+def _in_turn(steps: list[tuple[object, Augment]], *, first_stream: int) -> Augment:
+    """Chains the functions that are on. Each has its own stream, so switching one leaves the others alike."""
 
     def augment(images, keys):
-        for stream, function in enumerate(functions):
-            images = function(images, jax.vmap(jax.random.fold_in, (0, None))(keys, stream))
+        for stream, (on, function) in enumerate(steps, first_stream):
+            if on:
+                images = function(images, jax.vmap(jax.random.fold_in, (0, None))(keys, stream))
         return images
 
     return augment
+
+
+def create_mixing(config: ConfigDict, num_classes: int) -> Mix | None:
+    """Returns `mix(images, labels, key) -> images, targets` as `config.augmentation` has it, or None.
+
+    `labels` are int32[batch], `targets` float32[batch, classes]; `key` is the step's.
+    """
+    if not (config.mixup_alpha or config.cutmix_alpha):
+        return None
+    alphas = {'mixup_alpha': config.mixup_alpha, 'cutmix_alpha': config.cutmix_alpha}
+    return lambda images, labels, key: random_mix(images, jax.nn.one_hot(labels, num_classes), key, **alphas)

@@ -10,10 +10,13 @@ from ml_collections import ConfigDict
 
 from configs import default
 from input_pipeline.augment import CROP_MODES
+from input_pipeline.auto_augment import BINS
+from input_pipeline.geometry import INTERPOLATIONS
 from jax_models.layers import ACTIVATIONS, INITIALIZERS
 from jax_models.registry import model_names, stage_count
 from training import ConfigError
 from training.keys import flatten, nearest_key
+from training.losses import LOSSES
 from training.optimizers import OPTIMIZERS
 from training.schedules import INTERVALS, SCHEDULES
 
@@ -50,7 +53,7 @@ def _each(allowed: Callable[[int], bool], what: str) -> Rule:
     return rule
 
 
-def _between(low: float, high: float) -> Rule:
+def _inside(low: float, high: float) -> Rule:
     """Above `low` and below `high`."""
     return lambda value: None if low < value < high else f'above {low} and below {high}'
 
@@ -62,6 +65,11 @@ def _up_to(high: float) -> Rule:
 def _increasing(value) -> str | None:
     fits = all(type(epoch) is int and epoch > 0 for epoch in value) and list(value) == sorted(set(value))
     return None if fits else 'increasing whole numbers above 0, such as 30,60'
+
+
+def _between(low: float, high: float) -> Rule:
+    """At least `low`, at most `high`."""
+    return lambda value: None if low <= value <= high else f'from {low} to {high}'
 
 
 def _anything(value) -> None:
@@ -92,6 +100,21 @@ RULES: dict[str, Rule] = {
     'augmentation.crop_padding': _at_least(0),
     'augmentation.crop_mode': _one_of(*CROP_MODES),
     'augmentation.flip': _anything,
+    'augmentation.rotation': _between(0, 180),
+    'augmentation.rotation_interpolation': _one_of(*INTERPOLATIONS),
+    'augmentation.rotation_fill': _between(0, 1),
+    'augmentation.brightness': _at_least(0),
+    'augmentation.contrast': _at_least(0),
+    'augmentation.saturation': _at_least(0),
+    'augmentation.hue': _between(0, 0.5),
+    'augmentation.auto': _one_of('none', 'randaugment', 'trivialaugment'),
+    'augmentation.randaugment_ops': _at_least(1),
+    'augmentation.randaugment_magnitude': _between(0, BINS - 1),
+    'augmentation.cutout': _at_least(0),
+    'augmentation.cutout_after_normalization': _anything,
+    'augmentation.erasing': _between(0, 1),
+    'augmentation.mixup_alpha': _at_least(0),
+    'augmentation.cutmix_alpha': _at_least(0),
     'model.name': _one_of(*model_names()),
     'model.width': _at_least(1),
     'model.stem': _one_of('cifar', 'cifar_pool', 'imagenet'),
@@ -109,7 +132,9 @@ RULES: dict[str, Rule] = {
     'model.initialization': _one_of(*INITIALIZERS),
     'model.zero_init_last_norm': _anything,
     'model.convolution': _one_of('auto', 'xla', 'winograd'),
+    'loss.name': _one_of(*LOSSES),
     'loss.label_smoothing': _from_to(0, 1),
+    'loss.focal_gamma': _at_least(0),
     'optimizer.name': _one_of(*OPTIMIZERS),
     'optimizer.learning_rate': _above(0),
     'optimizer.momentum': _from_to(0, 1),
@@ -137,7 +162,7 @@ RULES: dict[str, Rule] = {
     'schedule.t_mult': _at_least(1),
     'schedule.restart_decay': _up_to(1),
     'schedule.total_steps': _at_least(0),
-    'schedule.pct_start': _between(0, 1),
+    'schedule.pct_start': _inside(0, 1),
     'schedule.anneal_strategy': _one_of('cos', 'linear'),
     'schedule.div_factor': _at_least(1),
     'schedule.final_div_factor': _above(0),
@@ -146,7 +171,7 @@ RULES: dict[str, Rule] = {
     'schedule.max_momentum': _from_to(0, 1),
     'schedule.plateau_metric': _one_of('auto', *METRICS),
     'schedule.plateau_mode': _one_of('min', 'max'),
-    'schedule.plateau_factor': _between(0, 1),
+    'schedule.plateau_factor': _inside(0, 1),
     'schedule.plateau_patience': _at_least(0),
     'schedule.plateau_threshold': _at_least(0),
     'schedule.plateau_threshold_mode': _one_of('rel', 'abs'),

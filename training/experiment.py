@@ -22,7 +22,13 @@ from training import ConfigError
 from training.optimizers import create_optimizer
 from training.parallel import Execution
 from training.state import TrainState, create_state
-from training.steps import augmentation_keys, create_predict_step, create_train_step, to_float
+from training.steps import (
+    augmentation_keys,
+    create_predict_step,
+    create_train_step,
+    mixing_key,
+    to_float,
+)
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-datasets', 'numpy')
 
@@ -74,7 +80,9 @@ class Experiment:
     dataset: sources.Dataset
     loaders: dict[str, Resident]
     normalize: Callable[[jax.Array], jax.Array]
-    augment: Callable[[jax.Array, jax.Array], jax.Array]
+    augment: augment.Augment
+    augment_normalized: augment.Augment
+    mix: augment.Mix | None
     execution: Execution
     model: nn.Module
     optimizer: optax.GradientTransformation
@@ -99,6 +107,8 @@ class Experiment:
             self.optimizer,
             augment=self.augment,
             normalize=self.normalize,
+            augment_normalized=self.augment_normalized,
+            mix=self.mix,
             axis_name=self.execution.axis_name,
             unroll=not self.execution.many_steps,
         )
@@ -128,6 +138,7 @@ def create_experiment(
     loaders = _create_loaders(config, dataset)
 
     mean, std = normalization.constants(config.dataset.normalization, dataset)
+    before, after = augment.create_augmentation(config.augmentation)
     dtype = jnp.dtype(config.precision)
     model = create_model(
         config.model, num_classes=dataset.num_classes, dtype=dtype, axis_name=execution.axis_name
@@ -137,7 +148,9 @@ def create_experiment(
         dataset=dataset,
         loaders=loaders,
         normalize=lambda images: (images - mean) / std,
-        augment=augment.create_augmentation(config.augmentation),
+        augment=before,
+        augment_normalized=after,
+        mix=augment.create_mixing(config.augmentation, dataset.num_classes),
         execution=execution,
         model=model,
         optimizer=create_optimizer(config.optimizer),
@@ -181,7 +194,7 @@ def _check_batch(config: ConfigDict, devices: int) -> None:
 
 
 def check_training(experiment: Experiment) -> None:
-    """Raises ConfigError where the batch does not fit the training images, or the crop their size."""
+    """Raises ConfigError where the batch or the augmentation does not fit the training images."""
     config, size = experiment.config, experiment.loaders['train'].size
     devices = experiment.execution.device_count
     rest = size % config.batch_size
@@ -197,22 +210,48 @@ def check_training(experiment: Experiment) -> None:
             f'{unit} ({devices} devices x {config.optimizer.accumulation_steps} accumulation steps); set '
             '--config.dataset.drop_last=True or change batch_size'
         )
-    padding, side = config.augmentation.crop_padding, min(experiment.dataset.image_shape[:2])
-    if padding > side or (config.augmentation.crop_mode == 'reflect' and padding >= side):
+    _check_augmentation(config.augmentation, experiment.dataset.image_shape)
+
+
+def _check_augmentation(config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
+    side, channels = min(image_shape[:2]), image_shape[-1]
+    if config.crop_padding > side or (config.crop_mode == 'reflect' and config.crop_padding >= side):
         raise ConfigError(
-            f'config.augmentation.crop_padding={padding}: too large for images of {side} pixels'
+            f'config.augmentation.crop_padding={config.crop_padding}: too large for images of {side} pixels'
+        )
+    if config.cutout > side:
+        raise ConfigError(
+            f'config.augmentation.cutout={config.cutout}: larger than the images, which have {side} pixels'
+        )
+    colors = [name for name in ('brightness', 'contrast', 'saturation', 'hue') if config[name]]
+    colors += ['auto'] if config.auto != 'none' else []
+    if colors and channels not in (1, 3):
+        raise ConfigError(
+            f'config.augmentation.{colors[0]}={config[colors[0]]}: for images of 1 or 3 channels; these '
+            f'have {channels}'
         )
 
 
 def augmented_images(experiment: Experiment, count: int) -> tuple[np.ndarray, list[str]]:
-    """Returns the first images of a run as its first step sees them, before normalisation, and their classes.
+    """Returns the first images of a run as its first step sees them, and their classes.
 
-    The images are float32[count, height, width, channels] in [0, 1].
+    The images are float32[count, height, width, channels], with normalisation undone and cut off at 0 and 1;
+    of mixed ones the class with the largest share is given.
     """
-    loader = experiment.loaders['train']
-    rows = training_order(loader.size, seed=experiment.config.seed, epoch=0)[:count]
-    keys = augmentation_keys(experiment.config.seed, 0, np.arange(len(rows)))
-    images = jax.jit(experiment.augment)(to_float(loader.arrays['image'][rows]), keys)
-    return np.asarray(images), [
-        experiment.dataset.class_names[label] for label in loader.arrays['label'][rows]
-    ]
+    seed, loader = experiment.config.seed, experiment.loaders['train']
+    rows = training_order(loader.size, seed=seed, epoch=0)[:count]
+    keys = augmentation_keys(seed, 0, np.arange(len(rows)))
+    normalize, mix = experiment.normalize, experiment.mix
+
+    @jax.jit
+    def first_step(images, labels):
+        images = normalize(experiment.augment(to_float(images), keys))
+        images = experiment.augment_normalized(images, keys)
+        if mix is not None:
+            images, targets = mix(images, labels, mixing_key(seed, 0))
+            labels = targets.argmax(-1)
+        black, white = normalize(jnp.zeros_like(images)), normalize(jnp.ones_like(images))
+        return ((images - black) / (white - black)).clip(0, 1), labels
+
+    images, labels = first_step(loader.arrays['image'][rows], loader.arrays['label'][rows])
+    return np.asarray(images), [experiment.dataset.class_names[label] for label in np.asarray(labels)]

@@ -13,13 +13,14 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from training.losses import cross_entropy
+from input_pipeline.augment import Augment, Mix
+from training.losses import create_loss, cross_entropy
 from training.optimizers import set_hyperparameters
 from training.state import TrainState
 
 Batch = dict[str, jax.Array]
 # Streams of randomness within a step.
-AUGMENTATION, DROPOUT = 0, 1
+AUGMENTATION, DROPOUT, MIXING = 0, 1, 2
 
 
 def create_train_step(
@@ -27,27 +28,33 @@ def create_train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     *,
-    augment: Callable[[jax.Array, jax.Array], jax.Array],
+    augment: Augment,
     normalize: Callable[[jax.Array], jax.Array],
+    augment_normalized: Augment = lambda images, keys: images,
+    mix: Mix | None = None,
     axis_name: str | None = None,
     unroll: bool = True,
 ) -> Callable[[TrainState, Batch, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns `train_step(state, batch, hyperparameters) -> state, sums`.
 
     `hyperparameters` are those of `set_hyperparameters`. `sums` are float32[] over the global batch: `loss`
-    and `correct` (added up), `count`.
+    and `correct` (added up), `count`. Of mixed targets the class with the largest share counts as the correct
+    one.
 
     Args:
       config: reads seed, loss, ema and optimizer.accumulation_steps.
       augment: (float32 images in [0, 1], keys[batch]) -> images.
       normalize: float32 images in [0, 1] -> what the model sees.
+      augment_normalized: as augment, on normalised images.
+      mix: (normalised images, labels, key of the step) -> images, float32[batch, classes]; None: no mixing.
       axis_name: mapped axis over which gradients and sums are averaged or added (pmap), None under jit.
       unroll: whether to write the parts of an accumulated batch out (a CPU runs loops on one thread).
     """
     parts = config.optimizer.accumulation_steps
     decay = config.ema.decay
+    loss = create_loss(config.loss)
 
-    def loss_and_gradients(params, batch_stats, images, labels, dropout_key):
+    def loss_and_gradients(params, batch_stats, images, targets, dropout_key):
         def loss_fn(params):
             logits, updates = model.apply(
                 {'params': params, 'batch_stats': batch_stats},
@@ -56,7 +63,8 @@ def create_train_step(
                 mutable=['batch_stats'],
                 rngs={'dropout': dropout_key},
             )
-            losses = cross_entropy(logits, labels, label_smoothing=config.loss.label_smoothing)
+            losses = loss(logits, targets)
+            labels = targets if targets.ndim == 1 else targets.argmax(-1)
             correct = (logits.argmax(-1) == labels).sum()
             sums = {'loss': losses.sum(), 'correct': correct, 'count': jnp.float32(labels.size)}
             return losses.mean(), (updates.get('batch_stats', {}), sums)
@@ -64,17 +72,17 @@ def create_train_step(
         (_, (batch_stats, sums)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params)
         return batch_stats, jax.tree.map(lambda x: x.astype(jnp.float32), sums), gradients
 
-    def accumulate(state, images, labels, dropout_key):
+    def accumulate(state, images, targets, dropout_key):
         if parts == 1:
-            return loss_and_gradients(state.params, state.batch_stats, images, labels, dropout_key)
+            return loss_and_gradients(state.params, state.batch_stats, images, targets, dropout_key)
         # Part i takes every parts-th image, so that each device keeps its own.
-        split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), (images, labels))
+        split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), (images, targets))
 
         def body(carry, part):
             batch_stats, sums, gradients = carry
-            images, labels, index = part
+            images, targets, index = part
             key = jax.random.fold_in(dropout_key, index)
-            batch_stats, *new = loss_and_gradients(state.params, batch_stats, images, labels, key)
+            batch_stats, *new = loss_and_gradients(state.params, batch_stats, images, targets, key)
             return (batch_stats, *jax.tree.map(jnp.add, (sums, gradients), tuple(new))), None
 
         zeros = {name: jnp.zeros(()) for name in ('loss', 'correct', 'count')}
@@ -89,9 +97,12 @@ def create_train_step(
         if axis_name is not None:
             dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
         keys = augmentation_keys(config.seed, state.step, batch['position'])
-        images = normalize(augment(to_float(batch['image']), keys))
+        images = augment_normalized(normalize(augment(to_float(batch['image']), keys)), keys)
+        targets = batch['label']
+        if mix is not None:
+            images, targets = mix(images, targets, mixing_key(config.seed, state.step))
 
-        batch_stats, sums, gradients = accumulate(state, images, batch['label'], dropout_key)
+        batch_stats, sums, gradients = accumulate(state, images, targets, dropout_key)
         if axis_name is not None:
             gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), axis_name)
             sums = jax.lax.psum(sums, axis_name)
@@ -146,6 +157,11 @@ def to_float(images: jax.Array) -> jax.Array:
 def augmentation_keys(seed: int, step: jax.Array, positions: jax.Array) -> jax.Array:
     """Returns the key of each image of a step from its position in the global batch, int32[batch]."""
     return jax.vmap(jax.random.fold_in, (None, 0))(_stream(seed, step, AUGMENTATION), positions)
+
+
+def mixing_key(seed: int, step: jax.Array) -> jax.Array:
+    """Returns the key of a step's mixing, the same on all devices."""
+    return _stream(seed, step, MIXING)
 
 
 def _stream(seed: int, step: jax.Array, stream: int) -> jax.Array:

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from configs import default
-from input_pipeline.augment import create_augmentation, random_crop, random_flip
+from input_pipeline.augment import create_augmentation, create_mixing, random_crop, random_flip
 
 IMAGES = np.random.default_rng(0).random((64, 6, 5, 2), np.float32)
 KEYS = jax.random.split(jax.random.key(0), 64)
@@ -35,10 +35,46 @@ def test_about_half_of_the_images_are_mirrored_and_no_other_is_touched():
     assert 20 < mirrored.sum() < 44
 
 
-def test_an_image_depends_on_its_own_key_alone():
-    augment = create_augmentation(configured(crop_padding=2, flip=True))
+@pytest.mark.parametrize(
+    'keys',
+    [
+        {'crop_padding': 2, 'flip': True},
+        {'rotation': 40.0},
+        {'rotation': 40.0, 'rotation_interpolation': 'bilinear', 'rotation_fill': 1.0},
+        {'brightness': 0.4, 'contrast': 0.4, 'saturation': 0.4, 'hue': 0.3},
+        {'auto': 'randaugment'},
+        {'auto': 'trivialaugment'},
+        {'cutout': 3},
+        {'erasing': 0.9},
+    ],
+    ids=lambda keys: '-'.join(keys),
+)
+def test_an_image_depends_on_its_own_key_alone(keys):
+    images = jax.random.uniform(jax.random.key(2), (64, 6, 5, 3))
+    before, after = map(jax.jit, create_augmentation(configured(**keys)))
+    results = after(before(images, KEYS), KEYS)
+    assert (np.abs(results - images).max((1, 2, 3)) > 0.01).mean() > 0.5
+    assert (results >= 0).all()
+    assert (results <= 1 + 1e-6).all()
     chosen = np.array([40, 3])
-    np.testing.assert_array_equal(augment(IMAGES, KEYS)[chosen], augment(IMAGES[chosen], KEYS[chosen]))
+    alone = after(before(images[chosen], KEYS[chosen]), KEYS[chosen])
+    np.testing.assert_allclose(results[chosen], alone, atol=1e-6)
+
+
+def test_switching_one_function_on_leaves_the_others_draws_alone():
+    flips = create_augmentation(configured(flip=True))[0](IMAGES, KEYS)
+    erased_too = create_augmentation(configured(flip=True, erasing=1.0))
+    results = erased_too[1](erased_too[0](IMAGES, KEYS), KEYS)
+    kept = results != 0
+    assert 0.5 < kept.mean() < 1
+    np.testing.assert_array_equal(np.where(kept, flips, 0), results)
+
+
+@pytest.mark.parametrize('late', [False, True])
+def test_cutout_is_before_or_after_normalization(late):
+    config = configured(cutout=3, cutout_after_normalization=late)
+    erases = [(augment(IMAGES, KEYS) == 0).any() for augment in create_augmentation(config)]
+    assert erases == [not late, late]
 
 
 def test_crop_and_flip_are_independent():
@@ -46,14 +82,16 @@ def test_crop_and_flip_are_independent():
     keys = jax.random.split(jax.random.key(1), 1000)
     image = np.zeros((1000, 1, 3, 1), np.float32)
     image[:, 0] = [[1], [2], [3]]
-    both = np.asarray(create_augmentation(configured(crop_padding=1, flip=True))(image, keys))[:, 0, :, 0]
+    augment, _ = create_augmentation(configured(crop_padding=1, flip=True))
+    both = np.asarray(augment(image, keys))[:, 0, :, 0]
     # Only middle rows show; unmirrored, a crop from the left shows 0, 1, 2.
     counts = [(both == pattern).all(1).sum() for pattern in ([0, 1, 2], [2, 1, 0], [2, 3, 0], [0, 3, 2])]
     assert min(counts) > 25  # about 1000 / 3 / 3 / 2 = 56 each
 
 
 def test_no_augmentation_leaves_images_alone():
-    assert create_augmentation(configured())(IMAGES, KEYS) is IMAGES
+    assert all(augment(IMAGES, KEYS) is IMAGES for augment in create_augmentation(configured()))
+    assert create_mixing(configured(), 10) is None
 
 
 def configured(**keys):

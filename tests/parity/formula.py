@@ -180,3 +180,61 @@ def digest(array: np.ndarray) -> np.ndarray:
     flat = np.asarray(array, np.float32).ravel()
     picked = flat[np.linspace(0, flat.size - 1, 7).astype(int)]
     return np.append(np.float32(np.linalg.norm(flat)), picked)
+
+
+# Augmentation, on float images of this shape; each tuple holds one parameter per image.
+IMAGE_SHAPE = (10, 14, 3)
+ANGLES, FILL = (90.0, 17.3, -133.0, 180.0, 0.0), 0.3
+FACTORS = {
+    'brightness': (0.0, 0.6, 1.0, 1.7),
+    'contrast': (0.0, 0.6, 1.0, 1.7),
+    'saturation': (0.0, 0.6, 1.0, 1.7),
+    'hue': (-0.5, -0.2, 0.0, 0.05, 0.4, 0.5),
+    'sharpness': (0.0, 0.6, 1.0, 1.7),
+}
+# Brightness, contrast, saturation, hue: the factors, and the order of their application.
+JITTERS = (
+    ((1.3, 0.6, 1.5, 0.1), (0, 1, 2, 3)),
+    ((0.7, 1.4, 0.5, -0.1), (3, 2, 1, 0)),
+    ((1.1, 0.9, 1.2, 0.45), (2, 0, 3, 1)),
+)
+# Magnitudes by torchvision's name of the operation.
+OPERATIONS = {
+    'Identity': (0.0,),
+    'ShearX': (-0.3, 0.17, 0.99),
+    'ShearY': (-0.3, 0.17, 0.99),
+    'TranslateX': (-3.8, 4.0, 32.0),
+    'TranslateY': (-3.8, 4.0, 32.0),
+    'Rotate': (-30.0, 12.0, 128.0),
+    'Brightness': (-0.9, 0.45),
+    'Color': (-0.9, 0.45),
+    'Contrast': (-0.9, 0.45),
+    'Sharpness': (-0.9, 0.45),
+    'Posterize': (8.0, 6.0, 4.0, 2.0),
+    'Solarize': (0.0, 100.5, 255.0),
+    'AutoContrast': (0.0,),
+    'Equalize': (0.0,),
+}
+EQUALIZED_SHAPE = (24, 22, 3)  # so many pixels that they are spread over more than one level
+BOXES = ((0, 0, 3, 4), (6, 9, 4, 5), (2, 1, 1, 12))  # top, left, height, width
+MIXUP_SHARE = 0.3
+CUTMIXES = ((0.6, (4, 7)), (0.2, (0, 13)), (0.999, (5, 5)))  # share, and row and column of the centre
+
+
+def images(name: str, count: int, shape: tuple[int, int, int] = IMAGE_SHAPE) -> np.ndarray:
+    """Returns float32[count, *shape] in [0, 1], some of whose pixels are grey, black, white or pure colours.
+
+    The last channel has little contrast below the fifth row.
+    """
+    values = np.floor((draw(name, (count, *shape)) + 1) * 128).astype(np.float32)
+    values[:, 5:, :, 2] = np.floor(values[:, 5:, :, 2] / 8)
+    values[:, 0] = values[:, 0, :, :1]
+    values[:, 1, :8] = [[255 * (i >> 2), 255 * (i >> 1 & 1), 255 * (i & 1)] for i in range(8)]
+    values[:, 2, :, 1] = values[:, 2, :, 0]
+    return values / np.float32(255)
+
+
+def probabilities(name: str, count: int) -> np.ndarray:
+    """Returns float32[count, CLASSES], whose rows add up to 1."""
+    values = draw(name, (count, CLASSES)) + 1
+    return values / values.sum(1, keepdims=True)

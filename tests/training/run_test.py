@@ -3,6 +3,7 @@ import re
 import shutil
 
 import jax
+import numpy as np
 import pytest
 
 from training import CheckpointError, ConfigError
@@ -109,6 +110,7 @@ def test_lost_metrics_are_noticed(config, workdir):
         ('', 'batch_size', 512, 1, 'larger than the 333 training images'),
         ('dataset', 'drop_last', False, 8, 'the last batch has 13 images, which do not divide by 8'),
         ('augmentation', 'crop_padding', 9, 1, 'too large for images of 8 pixels'),
+        ('augmentation', 'cutout', 9, 1, 'larger than the images, which have 8 pixels'),
     ],
 )
 def test_what_does_not_fit_devices_or_data_is_refused(
@@ -138,3 +140,20 @@ def test_shown_training_images_do_not_depend_on_the_devices(config):
     assert (one[0] == eight[0]).all()
     assert one[0].shape == (32, 8, 8, 1)
     assert one[1] == eight[1]
+
+
+def test_shown_training_images_include_what_follows_normalization(config):
+    def shown(**keys):
+        config.augmentation.update({'crop_padding': 0, 'flip': False, **keys})
+        return augmented_images(create_experiment(resolve(config, DEVICES), DEVICES), 32)
+
+    config.dataset.normalization = 'half'
+    plain, names = shown()
+    erased, _ = shown(cutout=8)
+    gray = np.isclose(erased, 0.5)
+    assert gray.any((1, 2, 3)).all()
+    np.testing.assert_allclose(erased[~gray], plain[~gray], atol=1e-6)
+    mixed, mixed_names = shown(cutout=0, mixup_alpha=1.0)
+    own = (mixed - plain[np.arange(32) ^ 1])[0].sum() / (plain - plain[np.arange(32) ^ 1])[0].sum()
+    assert 0.01 < own < 0.99
+    assert mixed_names == (names if own > 0.5 else [names[i ^ 1] for i in range(32)])

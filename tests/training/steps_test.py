@@ -36,13 +36,16 @@ def batch(size=12):
     }
 
 
-def take_steps(count=1, *, dropout=0.0, augment=lambda images, keys: images, rate=0.1, **keys):
+def take_steps(
+    count=1, *, dropout=0.0, augment=lambda images, keys: images, rate=0.1, functions=None, **keys
+):
     """The states before the first and after each step, and the sums of the last."""
     config = default.get_config()
     config.update_from_flattened_dict(keys)
     model, optimizer = Model(dropout), create_optimizer(config.optimizer)
     states = [create_state(model, optimizer, SHAPE, seed=0, ema=bool(config.ema.decay))]
-    step = jax.jit(create_train_step(config, model, optimizer, augment=augment, normalize=lambda x: x))
+    functions = {'normalize': lambda images: images, **(functions or {})}
+    step = jax.jit(create_train_step(config, model, optimizer, augment=augment, **functions))
     for _ in range(count):
         state, sums = step(states[-1], batch(), {'learning_rate': jnp.float32(rate)})
         states.append(state)
@@ -120,6 +123,45 @@ def test_every_step_and_image_has_its_own_key():
 def test_dropout_differs_from_step_to_step_but_not_between_calls():
     first, again, second = (float(take_steps(n, dropout=0.5, rate=0)[1]['loss']) for n in (1, 1, 2))
     assert first == again != second
+
+
+def test_mixed_targets_are_learned_and_the_largest_share_is_counted():
+    shares = jnp.array([0.3, 0.6, 0.1, 0.0])
+
+    def mix(images, labels, key):
+        assert labels.shape == (12,)
+        return images / 2, jnp.broadcast_to(shares, (12, 4))
+
+    (before, _), sums = take_steps(functions={'mix': mix}, **{'optimizer.accumulation_steps': 3})
+    halved = lambda images: images / 2  # noqa: E731
+    logits = create_predict_step(Model(), normalize=halved)(before.variables, batch())
+    assert sums['loss'] == pytest.approx(
+        float(cross_entropy(logits, jnp.tile(shares, (12, 1))).sum()), rel=1e-5
+    )
+    assert sums['correct'] == (logits.argmax(1) == 1).sum()
+
+
+def test_each_step_mixes_with_its_own_key():
+    seen = []
+
+    def mix(images, labels, key):
+        jax.debug.callback(seen.append, jax.random.key_data(key))
+        return images, jax.nn.one_hot(labels, 4)
+
+    take_steps(2, functions={'mix': mix})
+    jax.effects_barrier()
+    assert len(np.unique(seen, axis=0)) == 2
+
+
+def test_what_comes_after_normalization_sees_normalized_images():
+    def augment_normalized(images, keys):
+        assert len(keys) == 12
+        return jnp.where(images < 0, 0, images)
+
+    functions = {'normalize': lambda images: images - 0.5, 'augment_normalized': augment_normalized}
+    (_, after), _ = take_steps(functions=functions)
+    expected = np.maximum(to_float(batch()['image']) - 0.5, 0).mean()
+    assert after.batch_stats['mean'] == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_padding_does_not_count_in_evaluation():

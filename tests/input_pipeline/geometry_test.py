@@ -1,0 +1,41 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from input_pipeline.geometry import INTERPOLATIONS, random_rotation, rotate, sample
+
+IMAGES = jax.random.uniform(jax.random.key(0), (4, 7, 7, 3))
+
+
+@pytest.mark.parametrize('interpolation', INTERPOLATIONS)
+def test_each_image_turns_counterclockwise_by_its_own_angle(interpolation):
+    angles = jnp.array([0.0, 90.0, 180.0, -90.0])
+    results = rotate(IMAGES, angles, interpolation=interpolation, fill=0.0)
+    for image, result, turns in zip(IMAGES, results, (0, 1, 2, -1), strict=True):
+        np.testing.assert_allclose(result, np.rot90(image, turns), atol=1e-5)
+    np.testing.assert_array_equal(results[0], IMAGES[0])
+
+
+def test_corners_that_a_rotation_leaves_are_filled():
+    results = rotate(IMAGES, jnp.full(4, 45.0), interpolation='bilinear', fill=0.25)
+    np.testing.assert_allclose(results[:, [0, 0, -1, -1], [0, -1, 0, -1]], 0.25, atol=1e-6)
+    np.testing.assert_allclose(results[:, 3, 3], IMAGES[:, 3, 3], atol=1e-5)
+
+
+def test_random_angles_spread_between_plus_and_minus_the_limit():
+    rows = jnp.broadcast_to(jnp.arange(9.0)[:, None, None], (500, 9, 9, 1))
+    keys = jax.random.split(jax.random.key(1), 500)
+    results = random_rotation(rows, keys, degrees=30.0, interpolation='bilinear', fill=0.0)
+    # Three pixels to the right of the centre: read from 3 sin(angle) below it.
+    angles = np.rad2deg(np.arcsin((np.asarray(results)[:, 4, 7, 0] - 4) / 3))
+    assert np.abs(angles).max() <= 30 + 1e-3
+    counts, _ = np.histogram(angles, 5, (-30, 30))
+    assert counts.min() > 60  # of 100 expected
+
+
+def test_bilinear_reading_weighs_the_four_nearest_pixels():
+    row, column = jnp.full((4, 1, 1), 2.25), jnp.full((4, 1, 1), 3.5)
+    result = sample(IMAGES, row, column, interpolation='bilinear', fill=0.0)[:, 0, 0]
+    left, right = (0.75 * IMAGES[:, 2, x] + 0.25 * IMAGES[:, 3, x] for x in (3, 4))
+    np.testing.assert_allclose(result, (left + right) / 2, rtol=1e-5)
