@@ -1,7 +1,6 @@
 """What a config may hold: every key and every value is checked before long work starts."""
 
 import difflib
-import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -293,7 +292,7 @@ def _check_metric(config: ConfigDict, key: str, metric: str) -> None:
 
 def different_keys(saved: Mapping, config: ConfigDict) -> dict[str, tuple[Any, Any]]:
     """Returns {key: (saved, now)} of what differs and must not, for a run to continue."""
-    before, now = flatten(saved), flatten(json.loads(config.to_json()))  # JSON turns tuples into lists
+    before, now = flatten(saved), flatten(config)
     return {
         key: (before.get(key), now.get(key))
         for key in sorted({*before, *now})

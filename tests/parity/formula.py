@@ -33,6 +33,20 @@ MODELS = {
 }
 WIDTH, CLASSES, BATCH = 8, 10, 8
 
+# Config file: the keys of config.model that are changed for a narrow model, the image side, and a rate so
+# small that PyTorch's own losses in float32 and float64 agree (make_golden.py checks it).
+RECIPES = {
+    'simple_cnn_cifar100': ({'name': 'simple_cnn', 'hidden': 16}, 16, 0.01),
+    'resnet34_cifar100': ({'name': 'resnet34', 'stem': 'cifar_pool', 'head_sizes': (16, 12)}, 32, 0.0002),
+    'se_resnet_cifar10': (
+        {'name': 'resnet', 'stage_sizes': (4, 4, 3), 'se': 'stem', 'se_reduction': 2},
+        16,
+        0.003,
+    ),
+    'resnet10_cifar10': ({'name': 'resnet10'}, 16, 0.001),
+}
+RECIPE_STEPS = 20
+
 # Five steps of training.
 STEP_RATES = (0.02, 0.05, 0.05, 0.04, 0.01)
 LABEL_SMOOTHING = 0.1

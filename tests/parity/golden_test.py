@@ -1,5 +1,6 @@
 """Holds models and whole steps against what PyTorch computed (make_golden.py)."""
 
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,10 +25,8 @@ def digests(collection, tree) -> dict[str, np.ndarray]:
     return {name: formula.digest(array) for name, array in to_torch({collection: tree}).items()}
 
 
-def narrow_model(name):
-    """Returns a model and the formula's weights for it."""
-    side, keys = formula.MODELS[name]
-    config = default.get_config().model
+def narrow_model(config, side, keys):
+    """Returns the model of `config.model` with some keys changed, and the formula's weights for it."""
     config.update({'width': formula.WIDTH, 'convolution': 'xla', **keys})
     model = create_model(config, num_classes=formula.CLASSES)
     shapes = summary.abstract_variables(model, (side, side, 3))
@@ -44,8 +43,9 @@ def normalize(images):
 def one_step(request):
     """What `make_golden.one_step` returns, from PyTorch and from here."""
     name = request.param
-    model, variables = narrow_model(name)
-    images, labels = formula.batch(name, formula.MODELS[name][0])
+    side, keys = formula.MODELS[name]
+    model, variables = narrow_model(default.get_config().model, side, keys)
+    images, labels = formula.batch(name, side)
 
     def compute(variables, images):
         def loss(params):
@@ -92,21 +92,39 @@ def test_every_gradient_and_statistic_of_a_training_pass_is_torchs(one_step, wha
         assert relative_error(ours[name], expected) < 1e-3, name
 
 
-def test_five_training_steps_have_torchs_losses():
-    config = default.get_config()
-    config.loss.label_smoothing = formula.LABEL_SMOOTHING
-    config.optimizer.nesterov = True
-    model, variables = narrow_model('resnet18')
+def losses_of_steps(config, model, variables, side, rates):
+    """Trains on the formula's batches without augmentation, and returns the loss of every step."""
     optimizer = create_optimizer(config.optimizer)
     params = variables['params']
-    state = TrainState(jnp.int32(0), params, variables['batch_stats'], optimizer.init(params), None)
+    state = TrainState(jnp.int32(0), params, variables.get('batch_stats', {}), optimizer.init(params), None)
     step = jax.jit(
         create_train_step(config, model, optimizer, augment=lambda images, keys: images, normalize=normalize)
     )
     losses = []
-    for index, rate in enumerate(formula.STEP_RATES):
-        images, labels = formula.batch(f'step {index}', formula.MODELS['resnet18'][0])
+    for index, rate in enumerate(rates):
+        images, labels = formula.batch(f'step {index}', side)
         batch = {'image': images, 'label': labels, 'position': jnp.arange(formula.BATCH)}
         state, sums = step(state, batch, {'learning_rate': jnp.float32(rate)})
         losses.append(sums['loss'] / sums['count'])
+    return np.array(losses)
+
+
+def test_five_training_steps_have_torchs_losses():
+    config = default.get_config()
+    config.loss.label_smoothing = formula.LABEL_SMOOTHING
+    config.optimizer.nesterov = True
+    side, keys = formula.MODELS['resnet18']
+    model, variables = narrow_model(config.model, side, keys)
+    losses = losses_of_steps(config, model, variables, side, formula.STEP_RATES)
     np.testing.assert_allclose(losses, np.load(FOLDER / 'losses.npz')['resnet18'], rtol=1e-4)
+
+
+@pytest.mark.parametrize('name', list(formula.RECIPES))
+def test_recipes_follow_torchs_losses(name):
+    config = import_module(f'configs.{name}').get_config()
+    keys, side, rate = formula.RECIPES[name]
+    model, variables = narrow_model(config.model, side, {**keys, 'dropout': 0.0})
+    losses = losses_of_steps(config, model, variables, side, [rate] * formula.RECIPE_STEPS)
+    golden = np.load(FOLDER / 'losses.npz')[name]
+    np.testing.assert_allclose(losses[:5], golden[:5], rtol=1e-4)
+    np.testing.assert_allclose(losses, golden, rtol=2e-2)

@@ -22,16 +22,20 @@ def main():
         error = np.linalg.norm(golden['gradients'] - exact['gradients'], axis=1)
         assert (error < 1e-4 * np.linalg.norm(exact['gradients'], axis=1)).all(), f'{name}: change its draws'
         np.savez_compressed(FOLDER / f'{name}.npz', **golden)
-    np.savez_compressed(FOLDER / 'losses.npz', resnet18=five_steps('resnet18'))
+    losses = {'resnet18': five_steps('resnet18')}
+    for name in formula.RECIPES:
+        losses[name], exact = twenty_steps(name, torch.float32), twenty_steps(name, torch.float64)
+        error = abs(losses[name] / exact - 1)
+        assert max(error[:5].max() * 200, error.max()) < 4e-3, f'{name}: lower its rate'
+    np.savez_compressed(FOLDER / 'losses.npz', **losses)
     np.savez_compressed(FOLDER / 'optimizers.npz', **{case: updates(case) for case in formula.OPTIMIZERS})
     np.savez_compressed(FOLDER / 'schedules.npz', **{case: schedule(case) for case in formula.SCHEDULES})
     np.savez_compressed(FOLDER / 'plateaus.npz', **{case: plateau(case) for case in formula.PLATEAUS})
 
 
-def create_model(name):
-    side, keys = formula.MODELS[name]
+def create_model(side, keys):
     keys = {'num_classes': formula.CLASSES, 'width': formula.WIDTH, **keys}
-    cnn = name == 'simple_cnn'
+    cnn = keys['name'] == 'simple_cnn'
     model = torch_models.SimpleCNN(**keys, side=side) if cnn else torch_models.ResNet(**keys)
     drawn = {
         key: torch.from_numpy(formula.weight(key, tuple(value.shape)))
@@ -42,16 +46,17 @@ def create_model(name):
     return model
 
 
-def create_batch(model_name, batch_name):
-    images, labels = formula.batch(batch_name, formula.MODELS[model_name][0])
+def create_batch(name, side):
+    images, labels = formula.batch(name, side)
     images = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     return (images - 0.5) / 0.5, torch.from_numpy(labels).long()
 
 
 def one_step(name, dtype):
     """Returns evaluation's features and logits, and a training pass's loss, gradients and statistics."""
-    model = create_model(name).to(dtype)
-    images, labels = create_batch(name, name)
+    side, keys = formula.MODELS[name]
+    model = create_model(side, keys).to(dtype)
+    images, labels = create_batch(name, side)
     images = images.to(dtype)
     with torch.no_grad():
         features, logits = model.eval().features(images), model(images)
@@ -70,13 +75,41 @@ def one_step(name, dtype):
     }
 
 
+def twenty_steps(name, dtype):
+    """Returns the losses of a recipe's steps, without augmentation and dropout and at a constant rate."""
+    keys, side, rate = formula.RECIPES[name]
+    model = create_model(side, keys).to(dtype).train()
+    slow = [parameter.detach().clone() for parameter in model.parameters()]
+    if name == 'resnet10_cifar10':
+        optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    else:
+        optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4)
+    losses = []
+    for step in range(formula.RECIPE_STEPS):
+        images, labels = create_batch(f'step {step}', side)
+        optimizer.zero_grad()
+        loss = cross_entropy(model(images.to(dtype)), labels)
+        loss.backward()
+        if name == 'se_resnet_cifar10':
+            torch.nn.utils.clip_grad_value_(model.parameters(), 0.1)
+        optimizer.step()
+        if name == 'resnet10_cifar10' and (step + 1) % 5 == 0:  # Lookahead
+            with torch.no_grad():
+                for old, parameter in zip(slow, model.parameters(), strict=True):
+                    old += 0.5 * (parameter - old)
+                    parameter.copy_(old)
+        losses.append(loss.item())
+    return np.array(losses)
+
+
 def five_steps(name):
     """Returns the losses of steps with SGD, label smoothing and weight decay."""
-    model = create_model(name).train()
+    side, keys = formula.MODELS[name]
+    model = create_model(side, keys).train()
     optimizer = torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True, weight_decay=5e-4)
     losses = []
     for step, rate in enumerate(formula.STEP_RATES):
-        images, labels = create_batch(name, f'step {step}')
+        images, labels = create_batch(f'step {step}', side)
         optimizer.param_groups[0]['lr'] = rate
         optimizer.zero_grad()
         loss = cross_entropy(model(images), labels, label_smoothing=formula.LABEL_SMOOTHING)

@@ -70,9 +70,9 @@ def test_split_that_is_not_there_is_named(workdir):
 def test_dataset_of_other_classes_is_refused(workdir, monkeypatch):
     load = sources.load
 
-    def load_other(config, *splits):
+    def load_other(config, *splits, **keys):
         if config.name != 'other':
-            return load(config, *splits)
+            return load(config, *splits, **keys)
         split = sources.Split(np.zeros((2, 8, 8, 1), np.uint8), np.zeros(2, np.int32), np.array(['a', 'b']))
         return sources.Dataset('other', '1.0.0', ('cat', 'dog'), {'test': split})
 
@@ -84,9 +84,11 @@ def test_dataset_of_other_classes_is_refused(workdir, monkeypatch):
 def test_dataset_of_the_same_classes_is_evaluated(workdir, monkeypatch):
     load = sources.load
     digits = {'twin': 'digits', 'digits': 'digits'}
-    monkeypatch.setattr(
-        sources, 'load', lambda config, *splits: load(ConfigDict({'name': digits[config.name]}), *splits)
-    )
+
+    def load_digits(config, *splits, **keys):
+        return load(ConfigDict({'name': digits[config.name]}), *splits, **keys)
+
+    monkeypatch.setattr(sources, 'load', load_digits)
     result = evaluate(workdir, dataset='twin', devices=DEVICES)
     assert result['accuracy'] == results(workdir)['test_accuracy']
     assert (workdir / 'evaluations' / 'best-twin-test.json').exists()
