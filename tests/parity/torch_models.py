@@ -77,7 +77,7 @@ class Bottleneck(_Block):
 
 
 class ResNet(nn.Module):
-    """Takes float32[batch, 3, height, width]; dropout is left out, since its masks differ anyway."""
+    """Takes float32[batch, 3, height, width]; `dropout` is that of the head's hidden layers."""
 
     def __init__(
         self,
@@ -92,6 +92,7 @@ class ResNet(nn.Module):
         se='none',
         se_reduction=16,
         head_sizes=(),
+        dropout=0.0,
     ):
         super().__init__()
         block = BasicBlock if name in ('resnet', 'resnet10', 'resnet18', 'resnet34') else Bottleneck
@@ -117,7 +118,7 @@ class ResNet(nn.Module):
         self.stages = stages
         layers = []
         for units in head_sizes:
-            layers += [nn.Linear(inputs, units), nn.ReLU(), nn.Identity()]
+            layers += [nn.Linear(inputs, units), nn.ReLU(), nn.Dropout(dropout)]
             inputs = units
         last = nn.Linear(inputs, num_classes)
         self.fc = nn.Sequential(*layers, last) if layers else last
