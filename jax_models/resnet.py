@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jax_models.layers import ModuleDef
+from jax_models.layers import ModuleDef, max_pool
 
 
 class Block(nn.Module):
@@ -175,7 +175,7 @@ class ResNet(nn.Module):
         if self.stem_gate is not None:
             x = self.se(x)
         if self.stem != 'cifar':
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            x = max_pool(x, 3, 2, padding=1)
         for stage in range(len(self.stage_sizes)):
             for block in getattr(self, f'layer{stage + 1}'):
                 x = block(x, train=train)

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jax_models.layers import ModuleDef, pytorch_bias
+from jax_models.layers import ModuleDef, max_pool, pytorch_bias
 
 
 class SimpleCNN(nn.Module):
@@ -52,7 +52,7 @@ class SimpleCNN(nn.Module):
                 bias_init=pytorch_bias(9 * x.shape[-1]),
                 name=f'conv{index + 1}',
             )
-            x = nn.max_pool(self.activation(conv(x)), (2, 2), strides=(2, 2))
+            x = max_pool(self.activation(conv(x)), 2, 2)
         x = x.transpose(0, 3, 1, 2).reshape(len(x), -1)  # channels first, as PyTorch flattens
         return self.activation(self.fc1(x))
 

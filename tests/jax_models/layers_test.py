@@ -1,9 +1,10 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_models.layers import ACTIVATIONS, INITIALIZERS, BatchNorm, Linear
+from jax_models.layers import ACTIVATIONS, INITIALIZERS, BatchNorm, Linear, max_pool
 
 KERNEL = (3, 3, 32, 64)  # height, width, in, out
 
@@ -46,6 +47,19 @@ def test_linear_layers_begin_as_pytorchs():
     for values in params.values():  # kernel and bias
         assert 0.09 < jnp.abs(values).max() <= 0.1
         assert values.std() == pytest.approx(0.1 / 3**0.5, rel=0.1)
+
+
+@pytest.mark.parametrize(('size', 'stride', 'padding'), [(2, 2, 0), (3, 2, 1)])
+def test_max_pool_and_its_gradient_are_flaxs(size, stride, padding):
+    x = jax.random.normal(jax.random.key(0), (2, 9, 8, 3))
+
+    def flax(x):
+        return nn.max_pool(x, (size, size), strides=(stride, stride), padding=((padding, padding),) * 2)
+
+    output, pull = jax.vjp(lambda x: max_pool(x, size, stride, padding), x)
+    expected, pull_expected = jax.vjp(flax, x)
+    np.testing.assert_array_equal(output, expected)
+    np.testing.assert_allclose(*pull(output), *pull_expected(expected), rtol=1e-6)
 
 
 def test_batch_norm_normalises_with_the_biased_and_keeps_the_unbiased_variance():
