@@ -50,6 +50,8 @@ class Block(nn.Module):
         if self.project:
             x = self.convolve(x, self.shortcut_kernel_size, 'downsample_0', self.stride, self.expansion)
             x = self.norm(name='downsample_1')(x, train=train)
+        if x.shape != y.shape:  # would broadcast
+            raise ValueError(f'a shortcut gives {x.shape[1:]} where its block gives {y.shape[1:]}')
         return nn.Dropout(self.dropout)(self.activation(y + x), deterministic=not train)
 
     def convolve(self, x, kernel_size: int, name: str, stride: int = 1, expansion: int = 1):

@@ -128,13 +128,13 @@ def create_experiment(
       dataset: taken instead of what `config.dataset` names.
 
     Raises:
-      ConfigError: the batch does not fit the devices, or the model is larger than allowed.
+      ConfigError: the batch does not fit the devices, or the model the images or its limit.
       DataError: the dataset cannot be loaded.
     """
     execution = Execution(config.parallel, devices)
     _check_batch(config, execution.device_count)
     if dataset is None:
-        dataset = sources.load(config.dataset, check=functools.partial(_check_parameters, config.model))
+        dataset = sources.load(config.dataset, check=functools.partial(_check_model, config.model))
     loaders = _create_loaders(config, dataset)
 
     mean, std = normalization.constants(config.dataset.normalization, dataset)
@@ -169,13 +169,16 @@ def _create_loaders(config: ConfigDict, dataset: sources.Dataset) -> dict[str, R
     return {'train': Resident(train, train_rows), 'val': Resident(train, val_rows), **loaders}
 
 
-def _check_parameters(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> None:
-    """Raises ConfigError where the model has more parameters than `config.max_parameters`."""
-    if not (limit := config.max_parameters):
-        return
+def _check_model(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> None:
+    """Raises ConfigError where the model does not fit the images, or is larger than `max_parameters`."""
     model = create_model(config, num_classes=num_classes)
-    count = summary.parameter_count(summary.abstract_variables(model, image_shape)['params'])
-    if count > limit:
+    try:
+        variables = summary.abstract_variables(model, image_shape)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        size = ' x '.join(map(str, image_shape))
+        raise ConfigError(f'config.model: does not fit images of {size}: {error}') from error
+    count, limit = summary.parameter_count(variables['params']), config.max_parameters
+    if limit and count > limit:
         raise ConfigError(
             f'config.model.max_parameters={limit:,}: the model has {count:,}, {count - limit:,} too many; '
             'make config.model.width or stage_sizes smaller, or allow more'

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from input_pipeline import sources
 from training import CheckpointError, ConfigError
 from training.checkpoints import Checkpoints
 from training.experiment import augmented_images, create_experiment, resolve
@@ -121,6 +122,30 @@ def test_what_does_not_fit_devices_or_data_is_refused(
     with pytest.raises(ConfigError, match=re.escape(expected)):
         run(config, tmp_path / 'run', jax.devices()[:devices])
     assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(
+    ('keys', 'error', 'named'),
+    [
+        ({'max_parameters': 397}, ConfigError, 'max_parameters=397: the model has 398, 1 too many'),
+        (
+            {'stage_sizes': (1,) * 5, 'shortcut_kernel_sizes': (2,) * 5},
+            ConfigError,
+            'not fit images of 8 x 8',
+        ),
+        ({'max_parameters': 398}, RuntimeError, 'images were read'),
+    ],
+)
+def test_a_model_that_does_not_suit_is_refused_before_images_are_read(
+    config, keys, error, named, monkeypatch
+):
+    def read(*args):
+        raise RuntimeError('images were read')
+
+    monkeypatch.setattr(sources, 'Split', read)
+    config.model.update(keys)
+    with pytest.raises(error, match=named):
+        create_experiment(resolve(config, DEVICES), DEVICES)
 
 
 def test_imagenet_stem_on_small_images_is_warned_of(config, tmp_path, capsys, monkeypatch):
