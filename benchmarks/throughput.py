@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from configs import resnet18
 from input_pipeline import normalization
 from input_pipeline.sources import Dataset, Split
-from jax_models import create_model, model_names, summary
+from jax_models import model_names, summary
 from training.checkpoints import Checkpoints
 from training.console import Console
 from training.experiment import Experiment, create_experiment, resolve
@@ -265,11 +265,9 @@ def matmul_flops(precision: str) -> float:
 
 
 def step_flops(experiment: Experiment) -> float:
-    """Returns a step's: three times the forward pass's, as XLA counts it (no taps on the padding)."""
-    config = experiment.config.model.copy_and_resolve_references()
-    config.convolution = 'xla'
-    model = create_model(config, num_classes=CLASSES)
-    return 3 * summary.flops(model, experiment.dataset.image_shape) * experiment.config.batch_size
+    """Returns a step's: three times the forward pass's, as summary.Module counts it."""
+    parts = summary.modules(experiment.model, experiment.dataset.image_shape)
+    return 3 * sum(part.flops for part in parts) * experiment.config.batch_size
 
 
 if __name__ == '__main__':

@@ -1,6 +1,8 @@
 """What a model is made of: modules, output shapes, parameters and the work of one image."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -9,57 +11,60 @@ import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
 
+from jax_models.layers import Linear
+
 
 def parameter_count(params: Mapping) -> int:
     """Returns the number of entries in a tree of arrays or shapes."""
     return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))
 
 
-def flops(model: nn.Module, image_shape: tuple[int, int, int]) -> float:
-    """Returns the floating-point operations of one image forward (a multiply-add counts as two).
-
-    XLA's own count, of the program before optimisation; `model` must use XLA's convolutions.
-    """
-    variables, images = abstract_variables(model, image_shape), _one_image(image_shape)
-    forward: Callable = lambda variables, images: model.apply(variables, images, train=False)  # noqa: E731
-    return jax.jit(forward).lower(variables, images).cost_analysis()['flops']
-
-
 class Module(NamedTuple):
-    """A part of a model: name, output shape of one image, number of parameters."""
+    """A part of a model: name, output shape of one image, number of parameters, and the work of one image.
+
+    `flops` are the floating-point operations of convolutions and linear layers, a multiply-add counting as
+    two and taps on padding too, as is usual; those of norms and activations are left out.
+    """
 
     name: str
     output: tuple[int, ...]
     parameters: int
+    flops: int
 
 
 def modules(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Module]:
     """Returns the parts that have parameters, in the order of their computation."""
     variables = abstract_variables(model, image_shape)
-    params, outputs = variables['params'], {}
+    params, outputs, work = variables['params'], {}, Counter()
 
     def note(call, args, kwargs, context):
-        output = call(*args, **kwargs)
-        if len(context.module.path) == 1 and context.method_name == '__call__':
-            outputs[context.module.name] = output.shape[1:]
+        output, module = call(*args, **kwargs), context.module
+        if context.method_name == '__call__' and module.path:
+            if isinstance(module, (nn.Conv, Linear)):
+                kernel = module.get_variable('params', 'kernel')
+                work[module.path[0]] += 2 * math.prod(output.shape[1:-1]) * kernel.size
+            if len(module.path) == 1:
+                outputs[module.name] = output.shape[1:]
         return output
 
     with nn.intercept_methods(note):
         jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, _one_image(image_shape))
     return [
-        Module(name, shape, parameter_count(params[name]))
+        Module(name, shape, parameter_count(params[name]), work[name])
         for name, shape in outputs.items()
         if name in params
     ]
 
 
 def table(model: nn.Module, parts: Sequence[Module]) -> Table:
-    """Returns a rich table of a model's parts."""
-    total = sum(part.parameters for part in parts)
+    """Returns a rich table of a model's parts; operations are those of one image, forward."""
     result = Table('module', 'output', title=type(model).__name__, title_justify='left', show_footer=True)
-    result.add_column('parameters', justify='right', footer=f'{total:,}')
+    parameters, flops = (sum(part[index] for part in parts) for index in (2, 3))
+    result.add_column('parameters', justify='right', footer=f'{parameters:,}')
+    result.add_column('million operations', justify='right', footer=f'{flops / 1e6:,.1f}')
     for part in parts:
-        result.add_row(part.name, ' x '.join(map(str, part.output)), f'{part.parameters:,}')
+        shape = ' x '.join(map(str, part.output))
+        result.add_row(part.name, shape, f'{part.parameters:,}', f'{part.flops / 1e6:,.1f}')
     return result
 
 

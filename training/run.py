@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from jax_models import create_model, summary
+from jax_models import summary
 from training import CheckpointError, plots
 from training import config as configuration
 from training.checkpoints import Checkpoints
@@ -77,7 +77,7 @@ def _draw_beginning(experiment: Experiment, parts: list[summary.Module], workdir
     images, names = augmented_images(experiment, 32)
     title = f'{workdir.name}, training images'
     sheet = plots.image_grid(images, folder / 'training_images.png', titles=names, title=title)
-    names, _, counts = zip(*parts, strict=True)
+    names, _, counts, _ = zip(*parts, strict=True)
     bars = plots.parameters(names, counts, folder / 'parameters.png', title=f'{workdir.name}, parameters')
     return {'training_images': sheet, 'parameters': bars}
 
@@ -86,10 +86,6 @@ def _describe(console: Console, experiment: Experiment, parts: list[summary.Modu
     config, dataset = experiment.config, experiment.dataset
     shape = dataset.image_shape
     console.print(summary.table(experiment.model, parts))
-    with_xla = config.model.copy_and_resolve_references()
-    with_xla.convolution = 'xla'
-    flops = summary.flops(create_model(with_xla, num_classes=dataset.num_classes), shape)
-    console.print(f'{flops / 1e6:,.1f} million floating-point operations an image, forward')
     if config.model.stem == 'imagenet' and min(shape[:2]) <= 64:
         console.print(
             f'warning: the 7x7 stem leaves little of images of {shape[0]} x {shape[1]} pixels; '

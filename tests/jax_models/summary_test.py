@@ -11,13 +11,15 @@ def resnet18():
 def test_table_lists_modules_with_their_shapes_and_the_total():
     model = resnet18()
     table = summary.table(model, summary.modules(model, (32, 32, 3)))
-    names, outputs, parameters = (list(column.cells) for column in table.columns)
+    names, outputs, parameters, _ = (list(column.cells) for column in table.columns)
     assert (names[0], outputs[0], parameters[0]) == ('conv1', '32 x 32 x 64', '1,728')
     assert (names[-1], outputs[-1], parameters[-1]) == ('fc', '10', '5,130')
     assert table.columns[2].footer == '11,173,962'
     assert sum(int(count.replace(',', '')) for count in parameters) == 11_173_962
 
 
-def test_flops_count_a_multiply_add_as_two():
-    # 555 million multiply-adds where taps on the padding count, which XLA leaves out.
-    assert 0.95e9 < summary.flops(resnet18(), (32, 32, 3)) < 1.12e9
+def test_operations_are_those_that_papers_count():
+    parts = summary.modules(resnet18(), (32, 32, 3))
+    assert sum(part.flops for part in parts) == 1_110_845_440  # twice 555 million multiply-adds
+    assert parts[0].flops == 2 * 32 * 32 * 64 * 27
+    assert parts[-1].flops == 2 * 5120
