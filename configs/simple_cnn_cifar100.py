@@ -4,6 +4,9 @@ Command: python train.py --config=configs/simple_cnn_cifar100.py
 
 SGD with momentum and a cosine over five epochs stepped once per epoch, no augmentation, inputs in [-1, 1]; a
 fifth of the training images is held out, and chooses the best epoch.
+
+Measured (seed 0, two CPU cores, 3.4 minutes): 31.6 % on test and on validation. The same recipe in PyTorch:
+31.5 % on validation (benchmarks/recipes.py).
 """
 
 from configs import default
