@@ -7,13 +7,13 @@ which take the variants in turn, so that other load hits all alike.
 """
 
 import sys
-import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.throughput import CLASSES, bare_steps, create, parse_arguments
+from benchmarks.throughput import CLASSES, bare_steps, create, least_seconds, parse_arguments
 from configs import default
 from input_pipeline.augment import create_augmentation, create_mixing
 from training.experiment import Experiment
@@ -37,13 +37,8 @@ def main():
     arguments = parse_arguments()
     plain = create(arguments, epochs=1)
     runs = {name: bare_steps(augmented(plain, keys)) for name, keys in VARIANTS.items()}
-    seconds = dict.fromkeys(VARIANTS, float('inf'))
-    for repeat in range(arguments.repeats + 1):
-        for name, run in runs.items():
-            started = time.perf_counter()
-            run(arguments.steps)
-            if repeat:  # the first compiles
-                seconds[name] = min(seconds[name], time.perf_counter() - started)
+    rounds = {name: partial(run, arguments.steps) for name, run in runs.items()}
+    seconds = least_seconds(rounds, arguments.repeats)
     milliseconds = {name: 1000 * value / arguments.steps for name, value in seconds.items()}
     base = milliseconds['none']
     print(f'{"none":<20}{base:9.2f} ms')

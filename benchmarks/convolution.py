@@ -9,7 +9,6 @@ that other load hits all alike. PyTorch (channels_last) takes part where it is i
 import os
 import pathlib
 import sys
-import time
 from functools import partial
 
 import jax
@@ -18,6 +17,7 @@ from jax import lax
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+from benchmarks.throughput import least_seconds
 from jax_models.cpu_convolution import conv_general_dilated
 
 _WIDTH = flags.DEFINE_integer('width', 64, 'Channels of the first stage.', lower_bound=1)
@@ -79,18 +79,6 @@ def _torch_functions(batch, size, channels, features, kernel, stride):
     }
 
 
-def _times(functions: dict, repeats: int) -> dict[str, float]:
-    """Returns the least milliseconds of each function, after one call that is not counted."""
-    least = dict.fromkeys(functions, float('inf'))
-    for repeat in range(repeats + 1):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            if repeat:
-                least[name] = min(least[name], 1e3 * (time.perf_counter() - start))
-    return least
-
-
 def main(_):
     makers = {'ours': partial(_jax_functions, conv_general_dilated)}
     makers['XLA'] = partial(_jax_functions, lax.conv_general_dilated)
@@ -108,9 +96,9 @@ def main(_):
             for name, make in makers.items()
             for way, function in make(_BATCH.value, size, channels, features, kernel, stride).items()
         }
-        times = _times(functions, _REPEATS.value)
+        seconds = least_seconds(functions, _REPEATS.value)
         layer = f'{size}x{size} {channels}->{features} {kernel}x{kernel}/{stride}'
-        print(f'{layer:<24}' + ''.join(f'{times[column]:>18.1f}' for column in columns), flush=True)
+        print(f'{layer:<24}' + ''.join(f'{1e3 * seconds[column]:>18.1f}' for column in columns), flush=True)
 
 
 if __name__ == '__main__':

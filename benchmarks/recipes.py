@@ -108,10 +108,7 @@ def train_in_torch(config: ConfigDict, split: str) -> Iterator[dict]:
             optimizer.step()
             steps += 1
             if lookahead and steps % lookahead == 0:
-                with torch.no_grad():
-                    for old, parameter in zip(slow, model.parameters(), strict=True):
-                        old += config.optimizer.lookahead_alpha * (parameter - old)
-                        parameter.copy_(old)
+                torch_models.look_ahead(slow, model, config.optimizer.lookahead_alpha)
             loss_sum += loss.item() * len(batch)
             correct += (logits.argmax(1) == labels[batch]).sum().item()
         seconds = time.perf_counter() - started

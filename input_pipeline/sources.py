@@ -57,8 +57,8 @@ def load(
         splits: which ones; names as the dataset has them.
         progress: show a progress bar (True) or one plain line (False) on stderr while something takes long;
             None: a bar if stderr is a terminal.
-        check: called with the shape of an image and the number of classes, before anything is decoded;
-            raises where they do not suit.
+        check: called once with the shape of an image and the number of classes, before anything is
+            decoded; raises where they do not suit.
 
     Raises:
         DataError: on anything that is not there, not readable or not writable.
@@ -101,13 +101,15 @@ def _tfds(dataset_config: ConfigDict, splits: Sequence[str], progress: bool, che
         entries = cache.read(folder, split, prepared.fingerprint)
         if entries is None:
             source = records.Records(prepared, split)
-            check(source.shape, len(source.class_names))
+            if not loaded:
+                check(source.shape, len(source.class_names))
             _fill_cache(folder, source, prepared, progress)
             entries = cache.read(folder, split, prepared.fingerprint)
             if entries is None:
                 raise DataError(f'What was just written to {folder} reads back damaged: check that disk.')
+        elif not loaded:
+            check(entries['images'].shape[1:], len(entries['class_names']))
         class_names = tuple(str(name) for name in entries['class_names'])
-        check(entries['images'].shape[1:], len(class_names))
         loaded[split] = Split(entries['images'], entries['labels'], entries['ids'])
     return Dataset(name, prepared.version, class_names, loaded)
 

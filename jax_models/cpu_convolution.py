@@ -279,9 +279,8 @@ def _taps_backward(strides, pads, residuals: tuple[Array, Array], gradient: Arra
     total, image_gradient = _over_chunks(step, size, zeros, images, gradient)
     if not strided:
         convolve = functools.partial(lax.conv_general_dilated, dimension_numbers=_LAYOUT)
-        image_gradient = jax.linear_transpose(lambda x: convolve(x, kernel, strides, pads), images)(gradient)[
-            0
-        ]
+        transpose = jax.linear_transpose(lambda x: convolve(x, kernel, strides, pads), images)
+        (image_gradient,) = transpose(gradient)
     return image_gradient, total.T.reshape(kernel.shape)
 
 

@@ -59,7 +59,7 @@ def modules(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Module]
 def table(model: nn.Module, parts: Sequence[Module]) -> Table:
     """Returns a rich table of a model's parts; operations are those of one image, forward."""
     result = Table('module', 'output', title=type(model).__name__, title_justify='left', show_footer=True)
-    parameters, flops = (sum(part[index] for part in parts) for index in (2, 3))
+    parameters, flops = sum(part.parameters for part in parts), sum(part.flops for part in parts)
     result.add_column('parameters', justify='right', footer=f'{parameters:,}')
     result.add_column('million operations', justify='right', footer=f'{flops / 1e6:,.1f}')
     for part in parts:

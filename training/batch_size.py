@@ -55,13 +55,12 @@ def find_batch_size(config: ConfigDict, devices: Sequence[jax.Device] | None = N
     before = config.batch_size
     config.batch_size = unit = len(devices) * config.optimizer.accumulation_steps
     experiment = create_experiment(config, devices)
-    dataset, size = experiment.dataset, experiment.loaders['train'].size
+    size = experiment.loaders['train'].size
     trials, reason = [], f'the {size:,} training images are no more'
     batch_size = -(-FIRST // unit) * unit
     while batch_size <= size:
-        config.batch_size = batch_size
         try:
-            trial = _try(create_experiment(config, devices, dataset))
+            trial = _try(experiment, batch_size)
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -86,14 +85,14 @@ def find_batch_size(config: ConfigDict, devices: Sequence[jax.Device] | None = N
     return chosen
 
 
-def _try(experiment: Experiment) -> Trial:
+def _try(experiment: Experiment, batch_size: int) -> Trial:
     """Compiles and times the step, on the same batch again and again.
 
     Raises:
       MemoryError: it would not fit in the memory of this machine (a CPU's process would be killed).
       JaxRuntimeError: it does not fit on the device.
     """
-    execution, batch_size = experiment.execution, experiment.config.batch_size
+    execution = experiment.execution
     order = execution.place_order(np.arange(batch_size, dtype=np.int32)[None])
     values = hyperparameters(experiment.config, 1, 0, Plateau())
     rates = {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}

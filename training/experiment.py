@@ -22,13 +22,7 @@ from training import ConfigError
 from training.optimizers import create_optimizer
 from training.parallel import Execution
 from training.state import TrainState, create_state
-from training.steps import (
-    augmentation_keys,
-    create_predict_step,
-    create_train_step,
-    mixing_key,
-    to_float,
-)
+from training.steps import augment_batch, create_predict_step, create_train_step
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-datasets', 'numpy')
 
@@ -243,18 +237,23 @@ def augmented_images(experiment: Experiment, count: int) -> tuple[np.ndarray, li
     """
     seed, loader = experiment.config.seed, experiment.loaders['train']
     rows = training_order(loader.size, seed=seed, epoch=0)[:count]
-    keys = augmentation_keys(seed, 0, np.arange(len(rows)))
-    normalize, mix = experiment.normalize, experiment.mix
+    batch = {name: values[rows] for name, values in loader.arrays.items()}
+    batch['position'] = np.arange(len(rows))
 
     @jax.jit
-    def first_step(images, labels):
-        images = normalize(experiment.augment(to_float(images), keys))
-        images = experiment.augment_normalized(images, keys)
-        if mix is not None:
-            images, targets = mix(images, labels, mixing_key(seed, 0))
-            labels = targets.argmax(-1)
-        black, white = normalize(jnp.zeros_like(images)), normalize(jnp.ones_like(images))
+    def first_step(batch):
+        images, targets = augment_batch(
+            batch,
+            0,
+            seed=seed,
+            augment=experiment.augment,
+            normalize=experiment.normalize,
+            augment_normalized=experiment.augment_normalized,
+            mix=experiment.mix,
+        )
+        labels = targets if targets.ndim == 1 else targets.argmax(-1)
+        black, white = (experiment.normalize(jnp.full_like(images, value)) for value in (0, 1))
         return ((images - black) / (white - black)).clip(0, 1), labels
 
-    images, labels = first_step(loader.arrays['image'][rows], loader.arrays['label'][rows])
+    images, labels = first_step(batch)
     return np.asarray(images), [experiment.dataset.class_names[label] for label in np.asarray(labels)]

@@ -50,8 +50,46 @@ def create_train_step(
       axis_name: mapped axis over which gradients and sums are averaged or added (pmap), None under jit.
       unroll: whether to write the parts of an accumulated batch out (a CPU runs loops on one thread).
     """
+    gradients_of = _create_gradients(config, model, unroll=unroll)
+
+    def train_step(state, batch, hyperparameters):
+        dropout_key = _stream(config.seed, state.step, DROPOUT)
+        if axis_name is not None:
+            dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
+        images, targets = augment_batch(
+            batch,
+            state.step,
+            seed=config.seed,
+            augment=augment,
+            normalize=normalize,
+            augment_normalized=augment_normalized,
+            mix=mix,
+        )
+        batch_stats, sums, gradients = gradients_of(state, images, targets, dropout_key)
+        if axis_name is not None:
+            gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), axis_name)
+            sums = jax.lax.psum(sums, axis_name)
+
+        opt_state = set_hyperparameters(state.opt_state, hyperparameters)
+        updates, opt_state = optimizer.update(gradients, opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        step, ema = state.step + 1, state.ema
+        if ema is not None:
+            # Young averages follow quickly, as in TensorFlow's.
+            keep = jnp.minimum(config.ema.decay, step / (step + 9.0))
+            ema = jax.tree.map(
+                lambda old, new: keep * old + (1 - keep) * new,
+                ema,
+                {'params': params, 'batch_stats': batch_stats},
+            )
+        return TrainState(step, params, batch_stats, opt_state, ema), sums
+
+    return train_step
+
+
+def _create_gradients(config: ConfigDict, model: nn.Module, *, unroll: bool) -> Callable:
+    """Returns `gradients_of(state, images, targets, dropout_key) -> batch_stats, sums, gradients`."""
     parts = config.optimizer.accumulation_steps
-    decay = config.ema.decay
     loss = create_loss(config.loss)
 
     def loss_and_gradients(params, batch_stats, images, targets, dropout_key):
@@ -92,38 +130,26 @@ def create_train_step(
         )
         return batch_stats, sums, jax.tree.map(lambda g: g / parts, gradients)
 
-    def train_step(state, batch, hyperparameters):
-        dropout_key = _stream(config.seed, state.step, DROPOUT)
-        if axis_name is not None:
-            dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
-        keys = augmentation_keys(config.seed, state.step, batch['position'])
-        images = augment_normalized(normalize(augment(to_float(batch['image']), keys)), keys)
-        targets = batch['label']
-        if mix is not None:
-            images, targets = mix(images, targets, mixing_key(config.seed, state.step))
+    return accumulate
 
-        batch_stats, sums, gradients = accumulate(state, images, targets, dropout_key)
-        if axis_name is not None:
-            gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), axis_name)
-            sums = jax.lax.psum(sums, axis_name)
 
-        opt_state = set_hyperparameters(state.opt_state, hyperparameters)
-        updates, opt_state = optimizer.update(gradients, opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        step = state.step + 1
-        ema = state.ema
-        if ema is not None:
-            keep = jnp.minimum(
-                decay, step / (step + 9.0)
-            )  # young averages follow quickly, as in TensorFlow's
-            ema = jax.tree.map(
-                lambda old, new: keep * old + (1 - keep) * new,
-                ema,
-                {'params': params, 'batch_stats': batch_stats},
-            )
-        return TrainState(step, params, batch_stats, opt_state, ema), sums
-
-    return train_step
+def augment_batch(
+    batch: Batch,
+    step: jax.Array,
+    *,
+    seed: int,
+    augment: Augment,
+    normalize: Callable[[jax.Array], jax.Array],
+    augment_normalized: Augment,
+    mix: Mix | None,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the images that the model sees in a training step, and their targets, labels unless mixed."""
+    position_keys = jax.vmap(jax.random.fold_in, (None, 0))
+    keys = position_keys(_stream(seed, step, AUGMENTATION), batch['position'])
+    images = augment_normalized(normalize(augment(to_float(batch['image']), keys)), keys)
+    if mix is None:
+        return images, batch['label']
+    return mix(images, batch['label'], _stream(seed, step, MIXING))
 
 
 def create_predict_step(
@@ -152,16 +178,6 @@ def evaluation_sums(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
 def to_float(images: jax.Array) -> jax.Array:
     """Scales uint8 to float32 in [0, 1] (torchvision's ToTensor)."""
     return images.astype(jnp.float32) / 255
-
-
-def augmentation_keys(seed: int, step: jax.Array, positions: jax.Array) -> jax.Array:
-    """Returns the key of each image of a step from its position in the global batch, int32[batch]."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(_stream(seed, step, AUGMENTATION), positions)
-
-
-def mixing_key(seed: int, step: jax.Array) -> jax.Array:
-    """Returns the key of a step's mixing, the same on all devices."""
-    return _stream(seed, step, MIXING)
 
 
 def _stream(seed: int, step: jax.Array, stream: int) -> jax.Array:

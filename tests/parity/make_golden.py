@@ -93,11 +93,8 @@ def twenty_steps(name, dtype):
         if name == 'se_resnet_cifar10':
             torch.nn.utils.clip_grad_value_(model.parameters(), 0.1)
         optimizer.step()
-        if name == 'resnet10_cifar10' and (step + 1) % 5 == 0:  # Lookahead
-            with torch.no_grad():
-                for old, parameter in zip(slow, model.parameters(), strict=True):
-                    old += 0.5 * (parameter - old)
-                    parameter.copy_(old)
+        if name == 'resnet10_cifar10' and (step + 1) % 5 == 0:
+            torch_models.look_ahead(slow, model, 0.5)
         losses.append(loss.item())
     return np.array(losses)
 

@@ -133,6 +133,14 @@ class ResNet(nn.Module):
         return self.fc(self.features(x))
 
 
+@torch.no_grad()
+def look_ahead(slow, model, alpha):
+    """Moves the slow weights to the model's by a share, and the model's onto them (Zhang et al. 2019)."""
+    for old, parameter in zip(slow, model.parameters(), strict=True):
+        old += alpha * (parameter - old)
+        parameter.copy_(old)
+
+
 class SimpleCNN(nn.Module):
     """Takes float32[batch, 3, side, side]."""
 

@@ -10,8 +10,7 @@ def speeds(monkeypatch):
     """Lets each batch size have a given speed; a size without one does not fit in memory."""
     values = {}
 
-    def attempt(experiment):
-        size = experiment.config.batch_size
+    def attempt(experiment, size):
         if size not in values:
             raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: out of memory')
         return Trial(size, values[size], 10 * size)
@@ -41,7 +40,7 @@ def test_a_model_that_never_fits_is_an_error(config, speeds):
 
 
 def test_other_errors_are_not_taken_for_a_full_memory(config, monkeypatch):
-    def attempt(experiment):
+    def attempt(experiment, size):
         raise jax.errors.JaxRuntimeError('INTERNAL: broken')
 
     monkeypatch.setattr(batch_size, '_try', attempt)
