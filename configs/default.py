@@ -40,14 +40,20 @@ def get_config() -> ConfigDict:
     augmentation.crop_padding = 0  # pixels added on each side before a random crop of the original size
     augmentation.crop_mode = 'zero'  # what is added: zero (black), reflect
     augmentation.flip = False  # mirror left to right with probability 1/2
-    augmentation.rotation = 0.0  # degrees; the angle is uniform between plus and minus this
-    augmentation.rotation_interpolation = 'nearest'  # nearest, bilinear
-    augmentation.rotation_fill = 0.0  # value of the corners that a rotation leaves, from 0 to 1 (white)
     # Colour jitter in a random order: factors are uniform in 1 +- this, that of hue in +- this of a turn.
     augmentation.brightness = 0.0
     augmentation.contrast = 0.0
     augmentation.saturation = 0.0
     augmentation.hue = 0.0  # at most 1/2
+    augmentation.rotation = 0.0  # degrees; the angle is uniform between plus and minus this
+    augmentation.rotation_interpolation = 'nearest'  # nearest, bilinear
+    augmentation.rotation_fill = 0.0  # value of the corners that a rotation leaves, from 0 to 1 (white)
+    # How far the corners may move towards the centre, as a share of the way; 0: off.
+    augmentation.perspective = 0.0
+    augmentation.perspective_probability = 0.5
+    augmentation.blur = 0  # side in pixels of a Gaussian kernel, odd; 0: off
+    augmentation.blur_sigma_min = 0.1  # its standard deviation in pixels is uniform between these
+    augmentation.blur_sigma_max = 2.0
     augmentation.auto = 'none'  # none, randaugment, trivialaugment
     augmentation.randaugment_ops = 2  # operations an image
     augmentation.randaugment_magnitude = 9  # of 0 to 30

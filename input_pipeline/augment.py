@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from input_pipeline.auto_augment import rand_augment, trivial_augment
+from input_pipeline.blur import random_blur
 from input_pipeline.color import random_jitter
 from input_pipeline.erasing import random_cutout, random_erasing
-from input_pipeline.geometry import random_rotation
+from input_pipeline.geometry import random_perspective, random_rotation
 from input_pipeline.mixing import random_mix
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]  # (images, keys) -> images
@@ -58,13 +59,18 @@ def create_augmentation(config: ConfigDict) -> tuple[Augment, Augment]:
         'interpolation': config.rotation_interpolation,
         'fill': config.rotation_fill,
     }
+    perspective = {'distortion': config.perspective, 'probability': config.perspective_probability}
+    blur = {'size': config.blur, 'sigma_min': config.blur_sigma_min, 'sigma_max': config.blur_sigma_max}
     rand = {'operations': config.randaugment_ops, 'magnitude': config.randaugment_magnitude}
     cutout, late = partial(random_cutout, size=config.cutout), config.cutout_after_normalization
     before = [
         (config.crop_padding, partial(random_crop, padding=config.crop_padding, mode=config.crop_mode)),
         (config.flip, random_flip),
-        (config.rotation, partial(random_rotation, **rotation)),
+        # Colours before what moves pixels, so that what is filled in keeps its value.
         (any(jitter.values()), partial(random_jitter, **jitter)),
+        (config.rotation, partial(random_rotation, **rotation)),
+        (config.perspective, partial(random_perspective, **perspective)),
+        (config.blur, partial(random_blur, **blur)),
         (config.auto == 'randaugment', partial(rand_augment, **rand)),
         (config.auto == 'trivialaugment', trivial_augment),
         (config.cutout and not late, cutout),
