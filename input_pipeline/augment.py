@@ -84,14 +84,28 @@ def create_augmentation(config: ConfigDict) -> tuple[Augment, Augment]:
 
 def _in_turn(steps: list[tuple[object, Augment]], *, first_stream: int) -> Augment:
     """Chains the functions that are on. Each has its own stream, so switching one leaves the others alike."""
+    functions = [_with_stream(function, i) for i, (on, function) in enumerate(steps, first_stream) if on]
 
-    def augment(images, keys):
-        for stream, (on, function) in enumerate(steps, first_stream):
-            if on:
-                images = function(images, jax.vmap(jax.random.fold_in, (0, None))(keys, stream))
+    def chain(images, keys):
+        for function in functions:
+            images = function(images, keys)
         return images
 
-    return augment
+    def one_by_one(images, keys):
+        def apply(images, index):
+            return jax.lax.switch(index, functions, images, keys), None
+
+        return jax.lax.scan(apply, images, jnp.arange(len(functions)))[0]
+
+    if len(functions) < 2:
+        return chain
+    # On a CPU XLA would fuse the functions, and compute each pixel anew for every pixel that is made of it:
+    # a perspective and a blur after it would take three times as long.
+    return lambda images, keys: jax.lax.platform_dependent(images, keys, cpu=one_by_one, default=chain)
+
+
+def _with_stream(function: Augment, stream: int) -> Augment:
+    return lambda images, keys: function(images, jax.vmap(jax.random.fold_in, (0, None))(keys, stream))
 
 
 def create_mixing(config: ConfigDict, num_classes: int) -> Mix | None:

@@ -249,6 +249,12 @@ def _check_together(config: ConfigDict) -> None:
             raise ConfigError(f'config.model.{name}={sizes}: must be () or one for each of {stages} stages')
     if config.model.convolution == 'winograd' and config.precision == 'bfloat16':
         raise ConfigError('config.model.convolution=winograd: runs in float32 only; use xla with bfloat16')
+    augmentation = config.augmentation
+    if augmentation.blur_sigma_min > augmentation.blur_sigma_max:
+        raise ConfigError(
+            f'config.augmentation.blur_sigma_min={augmentation.blur_sigma_min}: must not exceed '
+            f'config.augmentation.blur_sigma_max={augmentation.blur_sigma_max}'
+        )
     if config.early_stopping.patience:
         _check_metric(config, 'early_stopping.metric', config.early_stopping.metric)
     _check_schedule(config)

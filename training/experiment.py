@@ -216,10 +216,11 @@ def _check_augmentation(config: ConfigDict, image_shape: tuple[int, int, int]) -
         raise ConfigError(
             f'config.augmentation.crop_padding={config.crop_padding}: too large for images of {side} pixels'
         )
-    if config.cutout > side:
-        raise ConfigError(
-            f'config.augmentation.cutout={config.cutout}: larger than the images, which have {side} pixels'
-        )
+    for name in ('cutout', 'blur'):
+        if config[name] > side:
+            raise ConfigError(
+                f'config.augmentation.{name}={config[name]}: larger than the images, which have {side} pixels'
+            )
     colors = [name for name in ('brightness', 'contrast', 'saturation', 'hue') if config[name]]
     colors += ['auto'] if config.auto != 'none' else []
     if colors and channels not in (1, 3):

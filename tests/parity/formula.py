@@ -199,6 +199,14 @@ def digest(array: np.ndarray) -> np.ndarray:
 # Augmentation, on float images of this shape; each tuple holds one parameter per image.
 IMAGE_SHAPE = (10, 14, 3)
 ANGLES, FILL = (90.0, 17.3, -133.0, 180.0, 0.0), 0.3
+# x and y to which the corners go, clockwise from the upper left.
+CORNERS = (
+    ((0, 0), (13, 0), (13, 9), (0, 9)),
+    ((3, 2), (10, 0), (11, 8), (1, 9)),
+    ((0, 1), (13, 2), (10, 7), (3, 9)),
+    ((2, 0), (12, 1), (12, 9), (0, 7)),
+)
+BLURS = {3: (0.1, 0.7, 2.0), 5: (0.5, 3.0)}  # sigmas by the size of the kernel
 FACTORS = {
     'brightness': (0.0, 0.6, 1.0, 1.7),
     'contrast': (0.0, 0.6, 1.0, 1.7),
