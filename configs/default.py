@@ -12,8 +12,8 @@ def get_config() -> ConfigDict:
     config.seed = 0  # of initialisation, order, augmentation and dropout
     config.epochs = 40  # passes over the training split
     config.batch_size = 512  # images per optimizer step, over all devices together
-    # float32, bfloat16 (compute only; parameters and statistics stay float32), or auto:
-    # bfloat16 on a GPU, float32 on a CPU.
+    # float32, bfloat16, float16 (both compute only: parameters and statistics stay float32; float16 with a
+    # loss scale), or auto: bfloat16 on a GPU, float32 on a CPU.
     config.precision = 'float32'
     config.parallel = 'auto'  # jit over a mesh of all devices, pmap, or auto (jit)
     # Steps per dispatch to a GPU; 0: as many as take half a second. A CPU always gets one, since XLA runs
@@ -94,6 +94,13 @@ def get_config() -> ConfigDict:
     loss.name = 'cross_entropy'  # cross_entropy, focal
     loss.label_smoothing = 0.0  # share of the target spread over all classes
     loss.focal_gamma = 2.0  # how much less the focal loss counts what is already right; 0: cross entropy
+
+    config.loss_scale = loss_scale = ConfigDict()  # of precision float16, as PyTorch's GradScaler
+    loss_scale.initial = 2.0**16
+    loss_scale.growth_factor = 2.0
+    loss_scale.growth_interval = 2000  # steps without an overflow before it grows
+    loss_scale.backoff_factor = 0.5  # after an overflow; below a scale of 1 the run stops
+    loss_scale.max = 2.0**24
 
     config.optimizer = optimizer = ConfigDict()
     optimizer.name = 'sgd'  # sgd, adam, adamw, rmsprop, muon (Adam for all but convolution kernels)

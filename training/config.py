@@ -82,7 +82,7 @@ RULES: dict[str, Rule] = {
     'seed': _from_to(0, 2**32),
     'epochs': _at_least(1),
     'batch_size': _at_least(1),
-    'precision': _one_of('float32', 'bfloat16', 'auto'),
+    'precision': _one_of('float32', 'bfloat16', 'float16', 'auto'),
     'parallel': _one_of('auto', 'jit', 'pmap'),
     'steps_per_dispatch': _at_least(0),
     'dataset.name': lambda value: None if value else 'the name of a TFDS dataset, or digits',
@@ -108,7 +108,7 @@ RULES: dict[str, Rule] = {
     'augmentation.rotation_fill': _between(0, 1),
     'augmentation.perspective': _from_to(0, 1),
     'augmentation.perspective_probability': _between(0, 1),
-    'augmentation.blur': lambda value: None if value == 0 or value % 2 == 1 else 'odd, or 0',
+    'augmentation.blur': lambda v: None if v == 0 or (v > 0 and v % 2 == 1) else 'odd, or 0',
     'augmentation.blur_sigma_min': _above(0),
     'augmentation.blur_sigma_max': _above(0),
     'augmentation.auto': _one_of('none', 'randaugment', 'trivialaugment'),
@@ -139,6 +139,11 @@ RULES: dict[str, Rule] = {
     'loss.name': _one_of(*LOSSES),
     'loss.label_smoothing': _from_to(0, 1),
     'loss.focal_gamma': _at_least(0),
+    'loss_scale.initial': _at_least(1),
+    'loss_scale.growth_factor': _above(1),
+    'loss_scale.growth_interval': _at_least(1),
+    'loss_scale.backoff_factor': _inside(0, 1),
+    'loss_scale.max': _at_least(1),
     'optimizer.name': _one_of(*OPTIMIZERS),
     'optimizer.learning_rate': _above(0),
     'optimizer.momentum': _from_to(0, 1),
@@ -192,6 +197,14 @@ RULES: dict[str, Rule] = {
     'wandb.name': _anything,
     'wandb.upload_checkpoint': _anything,
 }
+
+# The first must not exceed the second.
+_NOT_ABOVE = (
+    ('augmentation.blur_sigma_min', 'augmentation.blur_sigma_max'),
+    ('loss_scale.initial', 'loss_scale.max'),
+    ('schedule.final_learning_rate', 'optimizer.learning_rate'),
+    ('schedule.base_momentum', 'schedule.max_momentum'),
+)
 
 # What may change between a checkpoint and the run that continues it: where and how, not what.
 _MAY_CHANGE = (
@@ -247,14 +260,14 @@ def _check_together(config: ConfigDict) -> None:
         sizes = config.model[name]
         if sizes and stages is not None and len(sizes) != stages:
             raise ConfigError(f'config.model.{name}={sizes}: must be () or one for each of {stages} stages')
-    if config.model.convolution == 'winograd' and config.precision == 'bfloat16':
-        raise ConfigError('config.model.convolution=winograd: runs in float32 only; use xla with bfloat16')
-    augmentation = config.augmentation
-    if augmentation.blur_sigma_min > augmentation.blur_sigma_max:
+    if config.model.convolution == 'winograd' and config.precision in ('bfloat16', 'float16'):
         raise ConfigError(
-            f'config.augmentation.blur_sigma_min={augmentation.blur_sigma_min}: must not exceed '
-            f'config.augmentation.blur_sigma_max={augmentation.blur_sigma_max}'
+            f'config.model.convolution=winograd: runs in float32 only; use xla with {config.precision}'
         )
+    flat = flatten(config)
+    for low, high in _NOT_ABOVE:
+        if flat[low] > flat[high]:
+            raise ConfigError(f'config.{low}={flat[low]}: must not exceed config.{high}={flat[high]}')
     if config.early_stopping.patience:
         _check_metric(config, 'early_stopping.metric', config.early_stopping.metric)
     _check_schedule(config)
@@ -262,11 +275,6 @@ def _check_together(config: ConfigDict) -> None:
 
 def _check_schedule(config: ConfigDict) -> None:
     schedule = config.schedule
-    if schedule.final_learning_rate > config.optimizer.learning_rate:
-        raise ConfigError(
-            f'config.schedule.final_learning_rate={schedule.final_learning_rate}: must not exceed '
-            f'config.optimizer.learning_rate={config.optimizer.learning_rate}'
-        )
     if schedule.name != 'constant' and schedule.warmup_epochs >= config.epochs:
         raise ConfigError(
             f'config.schedule.warmup_epochs={schedule.warmup_epochs:g}: must be below '
@@ -274,11 +282,6 @@ def _check_schedule(config: ConfigDict) -> None:
         )
     if schedule.name == 'multistep' and not schedule.milestones:
         raise ConfigError('config.schedule.milestones=(): multistep needs at least one, such as 30,60')
-    if schedule.base_momentum > schedule.max_momentum:
-        raise ConfigError(
-            f'config.schedule.base_momentum={schedule.base_momentum}: must not exceed '
-            f'config.schedule.max_momentum={schedule.max_momentum}'
-        )
     if schedule.name == 'plateau':
         metric = schedule.plateau_metric
         _check_metric(config, 'schedule.plateau_metric', metric)
@@ -307,5 +310,7 @@ def different_keys(saved: Mapping, config: ConfigDict) -> dict[str, tuple[Any, A
     return {
         key: (before.get(key), now.get(key))
         for key in sorted({*before, *now})
-        if before.get(key) != now.get(key) and not key.startswith(_MAY_CHANGE)
+        if before.get(key) != now.get(key)
+        # A float16 run has a loss scale in its checkpoints.
+        and (not key.startswith(_MAY_CHANGE) or 'float16' in (before.get(key), now.get(key)))
     }

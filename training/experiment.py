@@ -19,6 +19,7 @@ from input_pipeline.loaders import Resident, steps_per_epoch, training_order
 from input_pipeline.splits import carve_validation
 from jax_models import create_model, summary
 from training import ConfigError
+from training.loss_scale import create_loss_scale
 from training.optimizers import create_optimizer
 from training.parallel import Execution
 from training.state import TrainState, create_state
@@ -84,10 +85,19 @@ class Experiment:
 
     def create_state(self) -> TrainState:
         """Returns the state before the first step."""
-        seed, ema = self.config.seed, bool(self.config.ema.decay)
-        create = jax.jit(
-            lambda: create_state(self.model, self.optimizer, self.dataset.image_shape, seed=seed, ema=ema)
-        )
+        config = self.config
+
+        @jax.jit
+        def create():
+            return create_state(
+                self.model,
+                self.optimizer,
+                self.dataset.image_shape,
+                seed=config.seed,
+                ema=bool(config.ema.decay),
+                loss_scale=create_loss_scale(config.loss_scale) if config.precision == 'float16' else None,
+            )
+
         return create()
 
     def abstract_state(self) -> Any:

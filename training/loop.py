@@ -17,6 +17,7 @@ from training.evaluation import Evaluator, restore_variables
 from training.evaluation_metrics import summarize
 from training.experiment import Experiment, selection_split, versions
 from training.interruption import Interrupted, Interruption
+from training.loss_scale import all_finite
 from training.parallel import SUMS
 from training.progress import Progress, restored_progress
 from training.schedules import applied_rates, hyperparameters
@@ -89,6 +90,9 @@ class Training:
         """Trains (the rest of) an epoch, evaluates it, and saves and logs what it gave."""
         progress, epoch = self.progress, self.progress.epoch
         applied = self._train_epoch(data, epoch, interruption)
+        if not progress.sums['count']:  # float16 skips the steps whose gradients overflow
+            step = (epoch + 1) * self.experiment.steps
+            raise NonFiniteLoss(self._non_finite('gradients of a whole epoch', step))
         record = {
             'epoch': epoch + 1,
             'step': (epoch + 1) * self.experiment.steps,
@@ -312,8 +316,9 @@ class Training:
         kept = (
             f'The last good checkpoint is of step {saved[-1]:,}' if saved else 'No checkpoint was saved yet'
         )
+        wider = 'precision=bfloat16, ' if self.config.precision == 'float16' else ''
         return (
-            f'the {what} became infinite or NaN at step {step:,} (epoch {epoch}). {kept}. Try a lower '
+            f'the {what} became infinite or NaN at step {step:,} (epoch {epoch}). {kept}. Try {wider}a lower '
             'optimizer.learning_rate, a longer schedule.warmup_epochs or optimizer.clip_norm=1.'
         )
 
@@ -324,4 +329,4 @@ def _divides(every: int, count: int) -> bool:
 
 @jax.jit
 def _all_finite(tree) -> jax.Array:
-    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all(keepdims=True)
+    return all_finite(tree)[None]  # `fetch` takes an array a device

@@ -52,7 +52,7 @@ def test_defaults_are_allowed():
         ('epochs', 1.5, 'of type int'),
         ('epochs', True, 'of type int'),
         ('batch_size', 0, 'at least 1'),
-        ('precision', 'float', 'one of float32, bfloat16, auto (did you mean float32?)'),
+        ('precision', 'float', 'one of float32, bfloat16, float16, auto (did you mean float32?)'),
         ('parallel', 'pjit', 'one of auto, jit, pmap (did you mean jit?)'),
         ('steps_per_dispatch', -1, 'at least 0'),
         ('dataset.name', '', 'the name of a TFDS dataset, or digits'),
@@ -64,6 +64,8 @@ def test_defaults_are_allowed():
         ('augmentation.rotation', -5.0, 'from 0 to 180'),
         ('augmentation.rotation_interpolation', 'bicubic', 'one of nearest, bilinear'),
         ('augmentation.hue', 0.6, 'from 0 to 0.5'),
+        ('augmentation.perspective', 1.0, 'at least 0 and below 1'),
+        ('augmentation.blur', -3, 'odd, or 0'),
         ('augmentation.auto', 'autoaugment', 'one of none, randaugment, trivialaugment'),
         ('augmentation.randaugment_ops', 0, 'at least 1'),
         ('augmentation.randaugment_magnitude', 31, 'from 0 to 30'),
@@ -156,6 +158,8 @@ def test_value_that_is_not_allowed_is_named_with_those_that_are(key, value, expe
             'needs config.dataset.watch_test',
         ),
         ({'model.convolution': 'winograd', 'precision': 'bfloat16'}, 'float32 only'),
+        ({'loss_scale.initial': 64.0, 'loss_scale.max': 32.0}, 'must not exceed config.loss_scale.max'),
+        ({'augmentation.blur_sigma_min': 3.0}, 'must not exceed config.augmentation.blur_sigma_max'),
         ({'model.name': 'resnet'}, 'stage_sizes=(): model resnet needs them'),
         ({'model.kernel_sizes': (3, 3, 3)}, 'kernel_sizes=(3, 3, 3): must be () or one for each of 4 stages'),
         (
@@ -207,6 +211,8 @@ def test_a_run_may_continue_elsewhere_and_longer_but_not_as_another():
     elsewhere = changed(epochs=99, parallel='pmap', **{'dataset.data_dir': '/tmp'}, **steps)
     assert different_keys(saved, elsewhere) == {}
     other = changed(batch_size=64, **{'model.width': 8}, **steps)
+    half = changed(precision='float16', **steps)  # whose checkpoints have a loss scale
+    assert different_keys(saved, half) == {'precision': ('float32', 'float16')}
     assert different_keys(saved, other) == {'batch_size': (512, 64), 'model.width': (64, 8)}
 
 
