@@ -79,6 +79,8 @@ def get_config() -> ConfigDict:
     model.se_reduction = 16  # the share of the channels that it squeezes them to, inverted
     model.hidden = 256  # units of simple_cnn's hidden layer
     model.head_sizes = ()  # units of a ResNet's hidden layers before the last linear one, such as (512, 256)
+    model.head = 'linear'  # linear, cosine: the last layer; cosine for the losses with a margin
+    model.cosine_scale = 64.0  # logits of a cosine head are this times the cosines
     model.dropout = 0.0  # probability, after each hidden layer of the head, or before its only one
     model.block_dropout = 0.0  # probability, after each residual block
     # Of kernels: pytorch (its layers' default), torchvision (kaiming normal, fan out, for convolutions),
@@ -91,9 +93,12 @@ def get_config() -> ConfigDict:
     model.convolution = 'auto'
 
     config.loss = loss = ConfigDict()
-    loss.name = 'cross_entropy'  # cross_entropy, focal
+    loss.name = 'cross_entropy'  # cross_entropy, focal, arcface, cosface
     loss.label_smoothing = 0.0  # share of the target spread over all classes
     loss.focal_gamma = 2.0  # how much less the focal loss counts what is already right; 0: cross entropy
+    # What separates a class from the others: added to the angle in arcface (radians), taken off the cosine in
+    # cosface (whose paper has 0.35). Evaluation is without it.
+    loss.margin = 0.5
 
     config.loss_scale = loss_scale = ConfigDict()  # of precision float16, as PyTorch's GradScaler
     loss_scale.initial = 2.0**16

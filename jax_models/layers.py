@@ -153,3 +153,23 @@ class Linear(nn.Module):
         kernel = self.param('kernel', self.kernel_init, (inputs, self.features), jnp.float32)
         bias = self.param('bias', pytorch_bias(inputs), (self.features,), jnp.float32)
         return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+
+
+class CosineLinear(Linear):
+    """`scale` times the cosine of the angle between the features and each class's weights (Wang et al. 2018).
+
+    Computes in float32, and has no bias. Margin losses are made for it (training/losses.py).
+    """
+
+    scale: float = 64.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param('kernel', self.kernel_init, (x.shape[-1], self.features), jnp.float32)
+        return self.scale * (_unit(x.astype(jnp.float32), -1) @ _unit(kernel, 0))
+
+
+def _unit(vectors, axis):
+    # Features that are all 0 have no direction, and need no gradient.
+    square = jnp.maximum(jnp.square(vectors).sum(axis, keepdims=True), 1e-12)
+    return vectors * jax.lax.rsqrt(square)

@@ -15,7 +15,7 @@ from jax_models.layers import ACTIVATIONS, INITIALIZERS
 from jax_models.registry import model_names, stage_count
 from training import ConfigError
 from training.keys import flatten, nearest_key
-from training.losses import LOSSES
+from training.losses import LOSSES, MARGIN_LOSSES
 from training.optimizers import OPTIMIZERS
 from training.schedules import INTERVALS, SCHEDULES
 
@@ -131,6 +131,8 @@ RULES: dict[str, Rule] = {
     'model.se_reduction': _at_least(1),
     'model.hidden': _at_least(1),
     'model.head_sizes': _each(lambda size: size >= 1, 'whole numbers of units, at least 1 for each layer'),
+    'model.head': _one_of('linear', 'cosine'),
+    'model.cosine_scale': _above(0),
     'model.dropout': _from_to(0, 1),
     'model.block_dropout': _from_to(0, 1),
     'model.initialization': _one_of(*INITIALIZERS),
@@ -139,6 +141,7 @@ RULES: dict[str, Rule] = {
     'loss.name': _one_of(*LOSSES),
     'loss.label_smoothing': _from_to(0, 1),
     'loss.focal_gamma': _at_least(0),
+    'loss.margin': _between(0, 1),
     'loss_scale.initial': _at_least(1),
     'loss_scale.growth_factor': _above(1),
     'loss_scale.growth_interval': _at_least(1),
@@ -260,6 +263,7 @@ def _check_together(config: ConfigDict) -> None:
         sizes = config.model[name]
         if sizes and stages is not None and len(sizes) != stages:
             raise ConfigError(f'config.model.{name}={sizes}: must be () or one for each of {stages} stages')
+    _check_margin(config)
     if config.model.convolution == 'winograd' and config.precision in ('bfloat16', 'float16'):
         raise ConfigError(
             f'config.model.convolution=winograd: runs in float32 only; use xla with {config.precision}'
@@ -271,6 +275,19 @@ def _check_together(config: ConfigDict) -> None:
     if config.early_stopping.patience:
         _check_metric(config, 'early_stopping.metric', config.early_stopping.metric)
     _check_schedule(config)
+
+
+def _check_margin(config: ConfigDict) -> None:
+    if config.loss.name not in MARGIN_LOSSES:
+        return
+    if config.model.head != 'cosine':
+        raise ConfigError(f'config.loss.name={config.loss.name}: needs config.model.head=cosine')
+    for name in ('mixup_alpha', 'cutmix_alpha'):
+        if config.augmentation[name]:
+            raise ConfigError(
+                f'config.loss.name={config.loss.name}: has a margin for one class only, so it needs '
+                f'config.augmentation.{name}=0'
+            )
 
 
 def _check_schedule(config: ConfigDict) -> None:

@@ -46,7 +46,7 @@ def create_train_step(
     number and the scale, and counts in no sum. At a scale below 1 that is no longer borne: its loss is NaN.
 
     Args:
-      config: reads seed, loss, loss_scale, ema and optimizer.accumulation_steps.
+      config: reads seed, loss, loss_scale, ema, model.cosine_scale and optimizer.accumulation_steps.
       augment: (float32 images in [0, 1], keys[batch]) -> images.
       normalize: float32 images in [0, 1] -> what the model sees.
       augment_normalized: as augment, on normalised images.
@@ -111,7 +111,7 @@ def _create_gradients(config: ConfigDict, model: nn.Module, *, unroll: bool) -> 
     The gradients are those of the loss times the state's loss scale, where it has one.
     """
     parts = config.optimizer.accumulation_steps
-    loss = create_loss(config.loss)
+    loss = create_loss(config.loss, cosine_scale=config.model.cosine_scale)
 
     def loss_and_gradients(state, batch_stats, images, targets, dropout_key):
         def loss_fn(params):

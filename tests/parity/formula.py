@@ -13,8 +13,10 @@ import numpy as np
 # decides its side: PyTorch's own gradients in float32 and float64 agree to 1e-4 (make_golden.py checks it).
 MODELS = {
     'simple_cnn': (16, {'name': 'simple_cnn', 'hidden': 16}),
+    'cnn5': (128, {'name': 'cnn5'}),
     'resnet10': (16, {'name': 'resnet10', 'shortcut_kernel_sizes': (1, 2, 3, 1)}),
     'resnet18': (16, {'name': 'resnet18'}),
+    'resnet18_imagenet': (48, {'name': 'resnet18', 'stem': 'imagenet'}),
     'resnet34': (32, {'name': 'resnet34', 'stem': 'cifar_pool', 'head_sizes': (16, 12)}),
     'resnet50': (48, {'name': 'resnet50', 'stem': 'imagenet'}),
     'resnet101': (48, {'name': 'resnet101', 'stem': 'imagenet'}),
@@ -44,6 +46,7 @@ RECIPES = {
         0.003,
     ),
     'resnet10_cifar10': ({'name': 'resnet10'}, 16, 0.001),
+    'resnet18_faces': ({'name': 'resnet18', 'stem': 'imagenet'}, 64, 0.01),
 }
 RECIPE_STEPS = 20
 

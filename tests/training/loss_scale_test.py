@@ -60,8 +60,10 @@ class Model(nn.Module):
 
 
 def take_step(initial, *, factor=1.0, parts=1, devices=0):
-    """The states before and after a step, and its sums. With `devices` it runs under pmap, and only the first one's
-    images are not black."""
+    """The states before and after a step, and its sums.
+
+    With `devices` it runs under pmap, and all images but those of the first device are black.
+    """
     config = default.get_config()
     config.ema.decay, config.loss_scale.initial, config.optimizer.accumulation_steps = 0.9, initial, parts
     model, optimizer = Model(factor), create_optimizer(config.optimizer)
