@@ -1,0 +1,135 @@
+"""How well similarities tell pairs of the same person from pairs of different ones, in float64."""
+
+import numpy as np
+
+FALSE_POSITIVE_RATES = (1e-4, 5e-4, 1e-3, 5e-3, 5e-2)
+
+
+def summarize(
+    labels: np.ndarray, scores: np.ndarray, folds: np.ndarray | None = None, *, resamples: int = 0
+) -> dict:
+    """Compares `scores` float[n] with `labels` bool[n], true for genuine pairs. All values are plain Python.
+
+    Returns:
+        pairs, genuine, impostor: counts.
+        eer: fraction at which false positives and false negatives are equally frequent, on the ROC curve
+            interpolated linearly (the root of `1 - x - tpr(x)`).
+        auc: area under that curve.
+        accuracy, threshold: the best over all thresholds, and the highest threshold that gives it: pairs
+            with at least this score are taken for genuine. Chosen on these very pairs, so optimistic.
+        tpr_at_fpr_1e-4, …: true positive rates on the interpolated curve. An FPR below 1 / impostor lies
+            between its first two points, and says little.
+        intervals: {metric: [low, high]} for each of those but the threshold: 95 % of bootstrap resamples
+            (see `bootstrap`); without `resamples` not there.
+        fold_accuracy, fold_accuracy_error: with `folds` [n], mean and standard error over the folds of the
+            accuracy with the threshold that is best on the others (Huang et al. 2007, LFW).
+        fold_accuracies: {fold: accuracy}.
+
+    Raises:
+        ValueError: pairs of one kind only, scores that are not finite, or a single fold.
+    """
+    labels, scores = np.asarray(labels, bool), np.asarray(scores, np.float64)
+    check_labels(labels, folds)
+    if not np.isfinite(scores).all():
+        raise ValueError(
+            f'{(~np.isfinite(scores)).sum()} of {len(scores)} scores are not finite, first pair '
+            f'{np.argmin(np.isfinite(scores))}: the weights have diverged or the images are damaged.'
+        )
+    summary = {
+        'pairs': len(labels),
+        'genuine': int(labels.sum()),
+        'impostor': int((~labels).sum()),
+        **_metrics(labels, scores),
+        'threshold': best_threshold(labels, scores),
+    }
+    if resamples:
+        summary['intervals'] = bootstrap(labels, scores, resamples)
+    return summary if folds is None else summary | _fold_accuracy(labels, scores, folds)
+
+
+def check_labels(labels: np.ndarray, folds: np.ndarray | None = None) -> None:
+    """Raises ValueError unless there are pairs of both kinds, and no fold holds all of them."""
+    if labels.all() or not labels.any():
+        kind = 'genuine (1)' if labels.any() else 'impostor (0)'
+        raise ValueError(f'all {len(labels)} pairs are {kind}: a ROC curve needs both kinds.')
+    if folds is not None and len(np.unique(folds)) == 1:
+        raise ValueError(
+            f'all {len(labels)} pairs are in one fold: a threshold needs others to be chosen on.'
+        )
+
+
+def roc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
+    """Returns false and true positive rates and their thresholds (sklearn.metrics.roc_curve)."""
+    from sklearn.metrics import roc_curve
+
+    return roc_curve(labels, scores, sample_weight=weights)
+
+
+def equal_error_rate(fpr: np.ndarray, tpr: np.ndarray) -> float:
+    """Returns the root x of `1 - x - tpr(x)` on the interpolated ROC curve.
+
+    Equals `brentq(lambda x: 1 - x - interp1d(fpr, tpr)(x), 0, 1)`. `fpr + tpr - 1` rises along the curve, so
+    the root is where it crosses zero.
+    """
+    return float(np.interp(0, fpr + tpr - 1, fpr))
+
+
+def best_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Returns the highest threshold of the best accuracy; scores that equal it count as genuine."""
+    fpr, tpr, thresholds = roc(labels, scores)
+    correct = tpr * labels.sum() - fpr * (~labels).sum()
+    thresholds[0] = np.nextafter(scores.max(), np.inf)  # nothing is genuine; roc_curve says infinity
+    return float(thresholds[np.argmax(correct)])
+
+
+def _metrics(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> dict[str, float]:
+    from sklearn.metrics import auc
+
+    fpr, tpr, _ = roc(labels, scores, weights)
+    genuine = np.average(labels, weights=weights)
+    return {
+        'eer': equal_error_rate(fpr, tpr),
+        'auc': float(auc(fpr, tpr)),
+        'accuracy': float(np.max(genuine * tpr + (1 - genuine) * (1 - fpr))),
+        **{
+            f'tpr_at_fpr_{rate:.0e}'.replace('e-0', 'e-'): float(np.interp(rate, fpr, tpr))
+            for rate in FALSE_POSITIVE_RATES
+        },
+    }
+
+
+def bootstrap(
+    labels: np.ndarray, scores: np.ndarray, resamples: int, seed: int = 0
+) -> dict[str, list[float]]:
+    """Returns {metric: [low, high]}: the middle 95 % of resampled pairs' metrics (percentile bootstrap).
+
+    Genuine and impostor pairs are resampled apart, as their numbers are the protocol's choice. Pairs share
+    images and people, which the resampling takes for independent: the intervals are rather too narrow.
+    (scipy.stats.bootstrap sorts every resample anew; here a resample is a weight for each pair.)
+    """
+    generator = np.random.default_rng(seed)
+    order = np.argsort(scores)  # sorted once, which roc_curve is then quick to do again
+    labels, scores = labels[order], scores[order]
+    kinds = np.flatnonzero(labels), np.flatnonzero(~labels)
+    samples = []
+    for _ in range(resamples):
+        drawn = np.concatenate([generator.choice(kind, len(kind)) for kind in kinds])
+        samples.append(_metrics(labels, scores, np.bincount(drawn, minlength=len(labels))))
+    return {
+        name: [float(v) for v in np.quantile([sample[name] for sample in samples], (0.025, 0.975))]
+        for name in samples[0]
+    }
+
+
+def _fold_accuracy(labels: np.ndarray, scores: np.ndarray, folds: np.ndarray) -> dict:
+    accuracies = {}
+    for fold in np.unique(folds):
+        inside = folds == fold
+        threshold = best_threshold(labels[~inside], scores[~inside])
+        accuracies[str(fold)] = float(np.mean((scores[inside] >= threshold) == labels[inside]))
+    values = list(accuracies.values())
+    return {
+        'fold_accuracy': float(np.mean(values)),
+        'fold_accuracy_error': float(np.std(values, ddof=1) / len(values) ** 0.5),
+        'fold_accuracies': accuracies,
+    }
