@@ -63,7 +63,7 @@ def tiny():
 @pytest.fixture
 def config(small_models, monkeypatch):
     """The config of `finished`, to be changed at will; nothing is drawn, which takes long."""
-    monkeypatch.setattr(plots, '_save', lambda figure, path: path)
+    monkeypatch.setattr(plots, 'save', lambda figure, path: path)
     return tiny()
 
 

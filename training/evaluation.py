@@ -45,8 +45,8 @@ class Evaluator:
             'accuracy': totals['correct'] / totals['count'],
         }
 
-    def logits(self, run: Callable, variables: Any) -> np.ndarray:
-        """Returns float32[n, classes] in the split's order, by `run` of compile_predict."""
+    def outputs(self, run: Callable, variables: Any) -> np.ndarray:
+        """Returns logits or features, float32[n, d] in the split's order, by `run` of compile_predict."""
         rows = [np.asarray(run(variables, self._data, self._order, row)) for row in range(self._rows)]
         return np.concatenate(rows)[: self._loader.size]
 
@@ -65,7 +65,7 @@ def evaluate(
 
     Args:
       workdir: of a run.
-      checkpoint: best, last, or a step.
+      checkpoint: best, last, best_verification, or a step.
       split: val (what was held out of train, as train then is the rest) or a split of the dataset.
       dataset: another one with the same classes; the run's by default.
       data_dir: where the datasets lie; where they lay in training by default.
@@ -79,29 +79,16 @@ def evaluate(
       CheckpointError: there is no such checkpoint, or it is damaged.
       DataError: the dataset cannot be loaded or has other classes.
     """
-    devices = devices or jax.devices()
-    saved = workdir / 'config.json'
-    if not saved.exists():
-        raise CheckpointError(f'{workdir} holds no run: there is no {saved}. Pass the --workdir of train.py.')
-    checkpoints = Checkpoints(workdir / 'checkpoints')
-    name, step = _find(checkpoints, checkpoint)
-
-    config = ConfigDict(json.loads(saved.read_text()))
-    config.model.convolution = 'auto'
-    config.batch_size += -config.batch_size % (len(devices) * config.optimizer.accumulation_steps)
-    if data_dir is not None:
-        config.dataset.data_dir = data_dir
-    experiment = create_experiment(resolve(config, devices), devices)
-    loader = _loader(experiment, dataset or config.dataset.name, split)
-    variables = experiment.execution.replicate(restore_variables(experiment, checkpoints, name, step))
-
+    experiment, variables, step = restore(saved_config(workdir, data_dir), workdir, checkpoint, devices)
+    dataset = dataset or experiment.config.dataset.name
+    loader = find_loader(experiment, dataset, split)
     run = experiment.execution.compile_predict(experiment.predict_step())
-    logits = Evaluator(experiment, loader).logits(run, variables)
+    logits = Evaluator(experiment, loader).outputs(run, variables)
     labels = loader.arrays['label']
     result = {
         'checkpoint': checkpoint,
         'step': step,
-        'dataset': dataset or config.dataset.name,
+        'dataset': dataset,
         'split': split,
         **summarize(logits, labels),
     }
@@ -122,10 +109,36 @@ def evaluate(
     return result
 
 
+def saved_config(workdir: Path, data_dir: str | None = None) -> ConfigDict:
+    """Returns the config of a run, with another data_dir where given. Raises CheckpointError: no run there."""
+    saved = workdir / 'config.json'
+    if not saved.exists():
+        raise CheckpointError(f'{workdir} holds no run: there is no {saved}. Pass the --workdir of train.py.')
+    config = ConfigDict(json.loads(saved.read_text()))
+    if data_dir is not None:
+        config.dataset.data_dir = data_dir
+    return config
+
+
+def restore(
+    config: ConfigDict, workdir: Path, checkpoint: str, devices: Sequence[jax.Device] | None
+) -> tuple[Experiment, Any, int]:
+    """Returns the experiment of a run, and the variables (on the devices) and the step of its `checkpoint`."""
+    devices = devices or jax.devices()
+    checkpoints = Checkpoints(workdir / 'checkpoints')
+    name, step = _find(checkpoints, checkpoint)
+    config.model.convolution = 'auto'
+    config.batch_size += -config.batch_size % (len(devices) * config.optimizer.accumulation_steps)
+    config.verification.pairs = ''  # those of training are not needed
+    experiment = create_experiment(resolve(config, devices), devices)
+    variables = experiment.execution.replicate(restore_variables(experiment, checkpoints, name, step))
+    return experiment, variables, step
+
+
 def restore_variables(experiment: Experiment, checkpoints: Checkpoints, name: str, step: int) -> Any:
     """Returns what evaluation needs of a checkpoint: parameters and statistics, averaged where they are."""
     state = experiment.abstract_state()
-    if name == 'best':
+    if name != 'last':
         return checkpoints.restore(name, step, jax.eval_shape(lambda s: s.variables, state))
     return checkpoints.restore(name, step, state).variables
 
@@ -144,7 +157,8 @@ def _find(checkpoints: Checkpoints, checkpoint: str) -> tuple[str, int]:
     )
 
 
-def _loader(experiment: Experiment, dataset: str, split: str) -> Resident:
+def find_loader(experiment: Experiment, dataset: str, split: str) -> Resident:
+    """Returns a split of the run's dataset or of another one. Raises DataError where it does not fit."""
     config = experiment.config.dataset
     if dataset == config.name and split in experiment.loaders:
         return experiment.loaders[split]

@@ -18,11 +18,11 @@ from input_pipeline import augment, normalization, sources
 from input_pipeline.loaders import Resident, steps_per_epoch, training_order
 from input_pipeline.splits import carve_validation
 from jax_models import create_model, summary
-from training import ConfigError
+from training import ConfigError, pairs
 from training.optimizers import create_optimizer
 from training.parallel import Execution
 from training.state import TrainState, create_state
-from training.steps import augment_batch, create_predict_step, create_train_step
+from training.steps import augment_batch, create_feature_step, create_predict_step, create_train_step
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-datasets', 'numpy')
 
@@ -68,6 +68,7 @@ class Experiment:
       loaders: by split: train, val (where held out), test.
       model: as trained; `create_model` again for another use.
       steps: per epoch, the smaller last one included where it is kept.
+      paired: the pairs of `config.verification` with their images, where it names any.
     """
 
     config: ConfigDict
@@ -81,6 +82,7 @@ class Experiment:
     model: nn.Module
     optimizer: optax.GradientTransformation
     steps: int
+    paired: pairs.PairedImages | None
 
     def create_state(self) -> TrainState:
         """Returns the state before the first step."""
@@ -110,6 +112,9 @@ class Experiment:
     def predict_step(self) -> Callable:
         return create_predict_step(self.model, normalize=self.normalize)
 
+    def feature_step(self, *, flip: bool) -> Callable:
+        return create_feature_step(self.model, normalize=self.normalize, flip=flip)
+
 
 def create_experiment(
     config: ConfigDict, devices: Sequence[jax.Device], dataset: sources.Dataset | None = None
@@ -123,13 +128,17 @@ def create_experiment(
 
     Raises:
       ConfigError: the batch does not fit the devices, or the model the images or its limit.
-      DataError: the dataset cannot be loaded.
+      DataError: the dataset or the pairs cannot be loaded.
     """
+    labelled = pairs.read_labelled(config) if config.verification.pairs else None
     execution = Execution(config.parallel, devices)
     _check_batch(config, execution.device_count)
     if dataset is None:
         dataset = sources.load(config.dataset, check=functools.partial(_check_model, config.model))
     loaders = _create_loaders(config, dataset)
+    paired = None
+    if labelled is not None:
+        paired = pairs.load_images(labelled, config.dataset, config.verification.split, dataset)
 
     mean, std = normalization.constants(config.dataset.normalization, dataset)
     before, after = augment.create_augmentation(config.augmentation)
@@ -149,6 +158,7 @@ def create_experiment(
         model=model,
         optimizer=create_optimizer(config.optimizer),
         steps=steps_per_epoch(loaders['train'].size, config.batch_size, drop_last=config.dataset.drop_last),
+        paired=paired,
     )
 
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from input_pipeline.loaders import training_order
 from jax_models.summary import parameter_count
-from training import CheckpointError, NonFiniteLoss, plots
+from training import CheckpointError, NonFiniteLoss, plots, verification
 from training.checkpoints import Checkpoints
+from training.config import higher_is_better
 from training.console import Console
 from training.evaluation import Evaluator, restore_variables
 from training.evaluation_metrics import summarize
@@ -42,7 +43,8 @@ class Training:
         self.checkpoints = checkpoints
         self.progress = Progress()
         self.selected_on = selection_split(self.config)
-        self._best_variables = None  # not yet on disk
+        self._verifier: verification.Verifier | None = None  # where the config names pairs
+        self._unsaved = {}  # variables of the best epochs that are not yet on disk
         self._chunk = (self.config.steps_per_dispatch or 1) if self.execution.many_steps else 1
         self._run_train = self.execution.compile_train(experiment.train_step())
         self._run_evaluate = self.execution.compile_evaluate(experiment.predict_step())
@@ -75,6 +77,10 @@ class Training:
                     split: Evaluator(self.experiment, self.experiment.loaders[split])
                     for split in ({self.selected_on} - {None})
                 }
+                if self.experiment.paired is not None:
+                    self._verifier = verification.Verifier(
+                        self.experiment, self.experiment.paired, flip=self.config.verification.flip
+                    )
                 while self.progress.epoch < self.config.epochs and not self.progress.stopped:
                     records.append(self._epoch(train_data, evaluators, interruption))
             return self._finish(records, started)
@@ -101,6 +107,7 @@ class Training:
             if not np.isfinite(metrics['loss']):
                 raise NonFiniteLoss(self._non_finite(f'{split} loss', record['step']))
             record |= {f'{split}_{name}': value for name, value in metrics.items()}
+        record |= self._verify(variables, record['step'])
         record |= {
             'learning_rate': float(applied['learning_rate'][-1]),
             'seconds': progress.seconds,
@@ -111,8 +118,10 @@ class Training:
         score, best = self._score(record), self.progress.best
         better = score is None or best is None or score > best
         if better:
-            self._best_variables = self.execution.unreplicate(variables)
+            self._unsaved['best'] = self.execution.unreplicate(variables)
         self._update_progress(record, better)
+        if self.progress.best_verification_epoch == record['epoch']:
+            self._unsaved['best_verification'] = self.execution.unreplicate(variables)
         self.tracker.log_epoch(record)
         self.console.epoch_line(record, self.config.epochs, best=better and self.selected_on is not None)
         signum = interruption.signum
@@ -124,6 +133,16 @@ class Training:
         if signum and not last:
             raise Interrupted(signum)
         return record
+
+    def _verify(self, variables, step: int) -> dict[str, float]:
+        """Returns what the record of an epoch says of the pairs."""
+        if self._verifier is None:
+            return {}
+        scores = self._verifier.scores(variables)
+        if not np.isfinite(scores).all():
+            raise NonFiniteLoss(self._non_finite('similarity of a pair', step))
+        summary = self._verifier.summarize(scores)
+        return {f'verification_{name}': summary[name] for name in verification.PER_EPOCH}
 
     def _train_epoch(self, data, epoch: int, interruption: Interruption) -> dict[str, np.ndarray]:
         """Runs the epoch's remaining steps and returns the hyperparameters of all."""
@@ -216,9 +235,14 @@ class Training:
         progress.seconds, progress.sums = 0.0, dict.fromkeys(SUMS, 0.0)
         if better:
             progress.best, progress.best_epoch = self._score(record), record['epoch']
+        if self._verifier is not None:
+            # As R1 keeps it: by accuracy; of equal ones by the lower EER.
+            score = [record['verification_accuracy'], -record['verification_eer']]
+            if progress.best_verification is None or score > progress.best_verification:
+                progress.best_verification, progress.best_verification_epoch = score, record['epoch']
         progress.plateau.step(self.config, record)
         if stopping.patience:
-            sign = -1 if stopping.metric.endswith('loss') else 1
+            sign = 1 if higher_is_better(stopping.metric) else -1
             value = sign * record[stopping.metric]
             improved = progress.stopping_best is None or value > progress.stopping_best
             progress.stopping_best = value if improved else progress.stopping_best
@@ -229,10 +253,10 @@ class Training:
         if not self.execution.fetch(_all_finite(self.state.params)).all():
             raise NonFiniteLoss(self._non_finite('parameters', step))
         metadata = {'config': self.config.to_dict(), 'versions': versions()}
-        if self._best_variables is not None:
-            best_step = self.progress.best_epoch * self.experiment.steps
-            self.checkpoints.save('best', best_step, self._best_variables, metadata)
-            self._best_variables = None
+        for name, variables in self._unsaved.items():
+            best_epoch = getattr(self.progress, f'{name}_epoch')
+            self.checkpoints.save(name, best_epoch * self.experiment.steps, variables, metadata)
+        self._unsaved = {}
         state = self.execution.unreplicate(self.state)
         self.checkpoints.save('last', step, state, {**metadata, 'progress': asdict(self.progress)})
 
@@ -260,7 +284,7 @@ class Training:
         variables = self.execution.replicate(best_variables)
         evaluator = Evaluator(self.experiment, self.experiment.loaders['test'])
         run = self.execution.compile_predict(self.experiment.predict_step())
-        test = summarize(evaluator.logits(run, variables), self.experiment.loaders['test'].arrays['label'])
+        test = summarize(evaluator.outputs(run, variables), self.experiment.loaders['test'].arrays['label'])
 
         best, last = records[self.progress.best_epoch - 1], records[-1]
         results = {
@@ -281,9 +305,24 @@ class Training:
             'versions': versions(),
         }
         drawn = self._draw(records, np.array(test['confusion_matrix']))
+        if self._verifier is not None:
+            more, plots_of_pairs = self._conclude_pairs(records)
+            results, drawn = results | more, drawn | plots_of_pairs
         self.tracker.log_plots(drawn)
         self.tracker.finish(results, self.checkpoints.directory / 'best' / str(step))
         return results
+
+    def _conclude_pairs(self, records: list[dict]) -> tuple[dict, dict[str, Path]]:
+        """Returns what results.json says of the pairs, and their plots."""
+        step = self.checkpoints.steps('best_verification')[-1]
+        best = restore_variables(self.experiment, self.checkpoints, 'best_verification', step)
+        return self._verifier.conclude(
+            records,
+            {'last': self.state.variables, 'best': self.execution.replicate(best)},
+            self.progress.best_verification_epoch,
+            self.workdir,
+            resamples=self.config.verification.resamples,
+        )
 
     def _draw(self, records: list[dict], confusion: np.ndarray) -> dict[str, Path]:
         folder, title = self.workdir / 'plots', self.workdir.name

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
-from input_pipeline import DataError
+from input_pipeline import DataError, sources
+from input_pipeline.sources import Split
 
 
 class Pairs(NamedTuple):
@@ -72,7 +74,73 @@ def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
             yield number, columns
 
 
-def locate(pairs: Pairs, ids: np.ndarray, split: str) -> np.ndarray:
+class PairedImages(NamedTuple):
+    """Pairs and the images they name."""
+
+    split: Split
+    used: np.ndarray  # int[k], which images of the split the pairs name, each once
+    rows: np.ndarray  # int[pairs, 2] into `used`
+    labels: np.ndarray | None  # as in Pairs
+    folds: np.ndarray | None
+
+    def images(self, chosen: np.ndarray) -> np.ndarray:
+        """Returns both images of the pairs `chosen` int[n]: uint8[n, 2, height, width, channels]."""
+        return self.split.images[self.used[self.rows[chosen]]]
+
+
+def find_file(name: str, folder: str) -> Path:
+    """Returns the path of a pairs file, which may be relative to the folder of images."""
+    path = Path(name).expanduser()
+    inside = Path(folder).expanduser() / path
+    return inside if folder and not path.exists() and inside.exists() else path
+
+
+def read_labelled(config: ConfigDict) -> Pairs:
+    """Returns the pairs of `config.verification`. Raises DataError unless there are genuine and other ones."""
+    found = read(find_file(config.verification.pairs, config.dataset.folder))
+    if found.labels is None:
+        raise DataError(
+            f'config.verification.pairs={found.path}: these pairs have no labels 0 or 1 to compare with; '
+            'evaluate.py --pairs=… --scores=… writes their similarities.'
+        )
+    check_labels(found)
+    return found
+
+
+def check_labels(pairs: Pairs) -> None:
+    """Raises DataError unless there are genuine pairs and impostors, and no fold holds all of them."""
+    if pairs.labels.all() or not pairs.labels.any():
+        kind = 'genuine (1)' if pairs.labels.any() else 'impostors (0)'
+        raise DataError(f'{pairs.path}: all {len(pairs.labels):,} pairs are {kind}; a ROC curve needs both.')
+    if pairs.folds is not None and len(np.unique(pairs.folds)) == 1:
+        raise DataError(
+            f'{pairs.path}: all pairs are in fold {pairs.folds[0]}; the threshold of a fold is chosen on the '
+            'others.'
+        )
+
+
+def load_images(pairs: Pairs, config: ConfigDict, name: str, dataset: sources.Dataset) -> PairedImages:
+    """Returns the pairs with the images of the split `name` of `config` (config.dataset).
+
+    Raises:
+      DataError: there is no such split, its images have other channels than those of `dataset`, or a pair
+        names an image that is not there.
+    """
+    splits = dataset.splits if name in dataset.splits else sources.load(config, (name,)).splits
+    split = splits[name]
+    if split.images.shape[1:] != dataset.image_shape:
+        theirs, ours = (
+            ' x '.join(map(str, shape)) for shape in (split.images.shape[1:], dataset.image_shape)
+        )
+        raise DataError(
+            f'the images of {name} have {theirs} pixels, those to train on {ours}: make them alike, or let '
+            '--config.dataset.image_size do so.'
+        )
+    used, rows = np.unique(_locate(pairs, split.ids, name), return_inverse=True)
+    return PairedImages(split, used, rows.reshape(-1, 2), pairs.labels, pairs.folds)
+
+
+def _locate(pairs: Pairs, ids: np.ndarray, split: str) -> np.ndarray:
     """Returns which images the pairs name, as int[pairs, 2] into `ids` str[n].
 
     A name is an id, with or without the folder `split` (such as ver_data) that it begins with.

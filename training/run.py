@@ -16,6 +16,7 @@ from training.experiment import Experiment, augmented_images, check_training, cr
 from training.loop import Training
 from training.progress import Progress, restored_progress
 from training.tracking import Tracker, write_json
+from training.verification import describe
 
 
 def run(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None) -> dict:
@@ -108,6 +109,9 @@ def _report(console: Console, workdir: Path, results: dict) -> dict:
         console.print(f'validation accuracy  {results["val_accuracy"]:.2%}')
     console.print(f'test accuracy        {results["test_accuracy"]:.2%}  (loss {results["test_loss"]:.4f})')
     choice = {'val': 'chosen on validation', 'test': 'CHOSEN ON TEST, so optimistic'}
+    if 'last_verification' in results:
+        console.print(f'pairs, last epoch    {describe(results["last_verification"])}')
+        console.print(f'pairs, best epoch    {describe(results["best_verification"])}')
     console.print(
         f'from epoch           {results["best_epoch"]} of {results["epochs"]}, '
         + choice.get(results['selected_on'], 'the last')

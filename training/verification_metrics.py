@@ -29,7 +29,8 @@ def summarize(
         ValueError: pairs of one kind only, scores that are not finite, or a single fold.
     """
     labels, scores = np.asarray(labels, bool), np.asarray(scores, np.float64)
-    check_labels(labels, folds)
+    if labels.all() or not labels.any():
+        raise ValueError(f'all {len(labels)} pairs are of one kind: a ROC curve needs both.')
     if not np.isfinite(scores).all():
         raise ValueError(
             f'{(~np.isfinite(scores)).sum()} of {len(scores)} scores are not finite, first pair '
@@ -45,17 +46,6 @@ def summarize(
     if resamples:
         summary['intervals'] = bootstrap(labels, scores, resamples)
     return summary if folds is None else summary | _fold_accuracy(labels, scores, folds)
-
-
-def check_labels(labels: np.ndarray, folds: np.ndarray | None = None) -> None:
-    """Raises ValueError unless there are pairs of both kinds, and no fold holds all of them."""
-    if labels.all() or not labels.any():
-        kind = 'genuine (1)' if labels.any() else 'impostor (0)'
-        raise ValueError(f'all {len(labels)} pairs are {kind}: a ROC curve needs both kinds.')
-    if folds is not None and len(np.unique(folds)) == 1:
-        raise ValueError(
-            f'all {len(labels)} pairs are in one fold: a threshold needs others to be chosen on.'
-        )
 
 
 def roc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
