@@ -110,7 +110,7 @@ def evaluate(
 
 
 def saved_config(workdir: Path, data_dir: str | None = None) -> ConfigDict:
-    """Returns the config of a run, with another data_dir where given. Raises CheckpointError: no run there."""
+    """Returns the config of a run, and its data_dir if given. Raises CheckpointError where there is none."""
     saved = workdir / 'config.json'
     if not saved.exists():
         raise CheckpointError(f'{workdir} holds no run: there is no {saved}. Pass the --workdir of train.py.')
@@ -123,7 +123,7 @@ def saved_config(workdir: Path, data_dir: str | None = None) -> ConfigDict:
 def restore(
     config: ConfigDict, workdir: Path, checkpoint: str, devices: Sequence[jax.Device] | None
 ) -> tuple[Experiment, Any, int]:
-    """Returns the experiment of a run, and the variables (on the devices) and the step of its `checkpoint`."""
+    """Returns the experiment of a run, and its checkpoint's variables (on the devices) and step."""
     devices = devices or jax.devices()
     checkpoints = Checkpoints(workdir / 'checkpoints')
     name, step = _find(checkpoints, checkpoint)

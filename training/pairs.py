@@ -96,7 +96,7 @@ def find_file(name: str, folder: str) -> Path:
 
 
 def read_labelled(config: ConfigDict) -> Pairs:
-    """Returns the pairs of `config.verification`. Raises DataError unless there are genuine and other ones."""
+    """Returns the pairs of `config.verification`. Raises DataError unless they have labels of both kinds."""
     found = read(find_file(config.verification.pairs, config.dataset.folder))
     if found.labels is None:
         raise DataError(
@@ -123,7 +123,7 @@ def load_images(pairs: Pairs, config: ConfigDict, name: str, dataset: sources.Da
     """Returns the pairs with the images of the split `name` of `config` (config.dataset).
 
     Raises:
-      DataError: there is no such split, its images have other channels than those of `dataset`, or a pair
+      DataError: there is no such split, its images have another shape than those of `dataset`, or a pair
         names an image that is not there.
     """
     splits = dataset.splits if name in dataset.splits else sources.load(config, (name,)).splits
@@ -136,29 +136,26 @@ def load_images(pairs: Pairs, config: ConfigDict, name: str, dataset: sources.Da
             f'the images of {name} have {theirs} pixels, those to train on {ours}: make them alike, or let '
             '--config.dataset.image_size do so.'
         )
-    used, rows = np.unique(_locate(pairs, split.ids, name), return_inverse=True)
-    return PairedImages(split, used, rows.reshape(-1, 2), pairs.labels, pairs.folds)
+    return pair_images(pairs, split, name)
 
 
-def _locate(pairs: Pairs, ids: np.ndarray, split: str) -> np.ndarray:
-    """Returns which images the pairs name, as int[pairs, 2] into `ids` str[n].
+def pair_images(pairs: Pairs, split: Split, folder: str) -> PairedImages:
+    """Finds the images that the pairs name.
 
-    A name is an id, with or without the folder `split` (such as ver_data) that it begins with.
+    Names and ids are compared without the `folder` (such as ver_data) that either may begin with.
 
     Raises:
       DataError: naming the first line whose image is not there.
     """
-    positions = {str(name): position for position, name in enumerate(ids)}
-
-    def find(name: str) -> int:
-        return positions.get(name, positions.get(f'{split}/{name}', -1))
-
-    rows = np.array([[find(name) for name in both] for both in pairs.names])
+    prefix = f'{folder}/'
+    positions = {str(name).removeprefix(prefix): position for position, name in enumerate(split.ids)}
+    rows = np.array([[positions.get(name.removeprefix(prefix), -1) for name in both] for both in pairs.names])
     if (rows < 0).any():
         pair, side = np.argwhere(rows < 0)[0]
         missing = len(set(np.array(pairs.names)[rows < 0]))
         raise DataError(
             f'{pairs.path}, line {pairs.lines[pair]}: there is no image {pairs.names[pair][side]!r} among '
-            f'the {len(ids):,} of {split} ({missing:,} of the images named are missing)'
+            f'the {len(split.ids):,} of {folder} ({missing:,} of the images named are missing)'
         )
-    return rows
+    used, rows = np.unique(rows, return_inverse=True)
+    return PairedImages(split, used, rows.reshape(-1, 2), pairs.labels, pairs.folds)

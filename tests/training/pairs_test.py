@@ -2,9 +2,17 @@ import numpy as np
 import pytest
 
 from input_pipeline import DataError
+from input_pipeline.sources import Split
 from training import pairs
 
-IDS = np.array(['ver_data/a.png', 'ver_data/b.png', 'ver_data/c d.png'])
+IDS = np.array(['ver_data/z.png', 'ver_data/a.png', 'ver_data/b.png', 'ver_data/c d.png'])
+IMAGES = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1)
+SPLIT = Split(IMAGES, np.full(4, -1, np.int32), IDS)
+
+
+def values(found):
+    """The pixels of each pair's images."""
+    return pairs.pair_images(found, SPLIT, 'ver_data').images(np.arange(len(found.names))).squeeze((2, 3, 4))
 
 
 @pytest.fixture
@@ -21,7 +29,7 @@ def test_names_are_found_with_and_without_their_folder(read):
     found = read('ver_data/a.png b.png 1\n\nb.png ver_data/b.png 0\n')
     assert found.labels.tolist() == [True, False]
     assert found.folds is None
-    np.testing.assert_array_equal(pairs.locate(found, IDS, 'ver_data'), [[0, 1], [1, 1]])
+    np.testing.assert_array_equal(values(found), [[1, 2], [2, 2]])
 
 
 def test_unlabelled_pairs_and_folds(read):
@@ -40,7 +48,7 @@ def test_unlabelled_pairs_and_folds(read):
 def test_names_may_have_spaces_in_csv_and_between_tabs(read, text, name):
     found = read(text, name)
     assert found.labels.tolist() == [True]
-    np.testing.assert_array_equal(pairs.locate(found, IDS, 'ver_data'), [[0, 2]])
+    np.testing.assert_array_equal(values(found), [[1, 3]])
 
 
 @pytest.mark.parametrize(
@@ -69,8 +77,14 @@ def test_file_that_is_no_text_or_not_there_is_named(tmp_path):
         pairs.read(tmp_path / 'image.txt')
 
 
+def test_each_image_is_used_once(read):
+    found = pairs.pair_images(read('a.png b.png\nb.png a.png\n'), SPLIT, 'ver_data')
+    assert found.used.tolist() == [1, 2]
+    assert found.rows.tolist() == [[0, 1], [1, 0]]
+
+
 def test_missing_images_are_named_with_their_line(read):
     found = read('a.png b.png\n\na.png x.png\ny.png x.png\n')
-    expected = r"pairs\.txt, line 3: there is no image 'x\.png' among the 3 of ver_data \(2 of the images"
+    expected = r"pairs\.txt, line 3: there is no image 'x\.png' among the 4 of ver_data \(2 of the images"
     with pytest.raises(DataError, match=expected):
-        pairs.locate(found, IDS, 'ver_data')
+        pairs.pair_images(found, SPLIT, 'ver_data')
