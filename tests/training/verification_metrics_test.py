@@ -4,6 +4,7 @@ from scipy.interpolate import interp1d
 from scipy.optimize import brentq
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from training import verification_metrics
 from training.verification_metrics import FALSE_POSITIVE_RATES, best_threshold, bootstrap, summarize
 
 
@@ -43,6 +44,19 @@ def test_metrics_equal_the_seed_and_scikit_learn(case):
 def test_perfect_and_wrong_scores_are_the_ends_of_the_scale():
     assert (summarize(*CASES['perfect'])['eer'], summarize(*CASES['perfect'])['accuracy']) == (0, 1)
     assert (summarize(*CASES['all wrong'])['eer'], summarize(*CASES['all wrong'])['accuracy']) == (1, 0.5)
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_resampling_that_draws_each_pair_once_gives_the_metrics(case, monkeypatch):
+    class EachOnce:
+        def choice(self, kind, count):
+            return kind
+
+    monkeypatch.setattr(np.random, 'default_rng', lambda seed: EachOnce())
+    labels, scores = CASES[case]
+    summary = summarize(labels, scores)
+    for name, interval in verification_metrics.bootstrap(labels, scores, 1).items():
+        np.testing.assert_allclose(interval, summary[name], atol=1e-12)
 
 
 def test_intervals_are_reproducible_and_cover_the_truth():
