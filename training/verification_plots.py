@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter
 
 from training import plots
 from training.pairs import PairedImages
 from training.verification_metrics import equal_error_rate, roc
 
 BLUE, ORANGE, GREEN = '#0072B2', '#D55E00', '#009E73'
+_PER_CENT = FuncFormatter(lambda share, _: f'{100 * share:g}')
 HARDEST, COLUMNS = 12, 6  # pairs of each kind on the sheet, and in a row
 
 
@@ -53,7 +54,8 @@ def roc_curve(labels: np.ndarray, scores: np.ndarray, path: Path, *, title: str)
     figure.suptitle(title, x=0.015, ha='left')
     axes = figure.subplots()
     axes.set_title(
-        f'{labels.sum():,} genuine and {(~labels).sum():,} impostor pairs, EER {eer:.2%}', color=plots.GREY
+        f'{labels.sum():,} genuine and {(~labels).sum():,} impostor pairs, EER {100 * eer:.2f} %',
+        color=plots.GREY,
     )
     # Rates below that of a single impostor are not measured: the axis begins there.
     rates = np.geomspace(lowest, 1, 500)
@@ -63,8 +65,8 @@ def roc_curve(labels: np.ndarray, scores: np.ndarray, path: Path, *, title: str)
     axes.plot(max(eer, lowest), 1 - eer, 'o', color=ORANGE, markersize=7, fillstyle='none', clip_on=False)
     axes.set(xscale='log', xlim=(lowest, 1), ylim=(0, 1.005))
     axes.set(xlabel='false positive rate (%)', ylabel='true positive rate (%)')
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f'{100 * rate:g}'))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=''))
+    axes.xaxis.set_major_formatter(_PER_CENT)
+    axes.yaxis.set_major_formatter(_PER_CENT)
     axes.grid(True)
     axes.legend(loc='best')
     return plots.save(figure, path)
@@ -78,14 +80,16 @@ def score_histograms(
     figure = Figure(figsize=(6.5, 4.2), dpi=plots.DPI, layout='constrained')
     figure.suptitle(title, x=0.015, ha='left')
     axes = figure.subplots()
-    axes.set_title(f'accuracy {accuracy:.2%} at the best threshold, {threshold:.3f}', color=plots.GREY)
+    axes.set_title(
+        f'accuracy {100 * accuracy:.2f} % at the best threshold, {threshold:.3f}', color=plots.GREY
+    )
     edges = np.histogram_bin_edges(scores, bins=min(60, max(10, round(len(scores) ** 0.5))))
     for kind, color, name in ((labels, BLUE, 'genuine'), (~labels, ORANGE, 'impostor')):
         weights = np.full(kind.sum(), 1 / kind.sum())
         axes.hist(scores[kind], edges, weights=weights, color=color, alpha=0.55, label=f'{name} pairs')
     axes.axvline(threshold, label='threshold', **plots.DASHED)
     axes.set(xlabel='cosine similarity', ylabel='pairs of the kind (%)')
-    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=''))
+    axes.yaxis.set_major_formatter(_PER_CENT)
     axes.legend(loc='best')
     return plots.save(figure, path)
 

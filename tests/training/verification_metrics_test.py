@@ -89,9 +89,9 @@ def test_fold_thresholds_come_from_the_other_folds():
 
 
 def test_what_has_no_curve_is_refused():
-    with pytest.raises(ValueError, match=r'all 3 pairs are genuine \(1\)'):
+    with pytest.raises(ValueError, match=r'all 3 pairs are of one kind'):
         summarize(np.ones(3, bool), np.zeros(3))
-    with pytest.raises(ValueError, match=r'all 2 pairs are impostor \(0\)'):
+    with pytest.raises(ValueError, match=r'all 2 pairs are of one kind'):
         summarize(np.zeros(2, bool), np.zeros(2))
     with pytest.raises(ValueError, match='1 of 2 scores are not finite, first pair 1'):
         summarize(np.array([True, False]), np.array([0, np.nan]))

@@ -45,7 +45,7 @@ def test_roc_curve_begins_at_one_impostor(tmp_path, figure):
     verification_plots.roc_curve(labels, scores, tmp_path / 'a.png', title='run')
     axes = figure[0].axes[0]
     assert axes.get_xlim() == (0.01, 1)
-    assert axes.get_title('left') == '100 genuine and 100 impostor pairs, EER 0.00%'
+    assert axes.get_title('left') == '100 genuine and 100 impostor pairs, EER 0.00 %'
 
 
 def test_histograms_are_shares_of_each_kind(tmp_path, figure):
