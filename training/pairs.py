@@ -85,7 +85,9 @@ class PairedImages(NamedTuple):
 
     def images(self, chosen: np.ndarray) -> np.ndarray:
         """Returns both images of the pairs `chosen` int[n]: uint8[n, 2, height, width, channels]."""
-        return self.split.images[self.used[self.rows[chosen]]]
+        rows = self.used[self.rows[chosen]]
+        images = self.split.images[rows.ravel()]
+        return images.reshape(*rows.shape, *images.shape[1:])
 
 
 def find_file(name: str, folder: str) -> Path:

@@ -32,6 +32,10 @@ def summarize(
     labels, scores = np.asarray(labels, bool), np.asarray(scores, np.float64)
     if labels.all() or not labels.any():
         raise ValueError(f'all {len(labels)} pairs are of one kind: a ROC curve needs both.')
+    if folds is not None and len(np.unique(folds)) == 1:
+        raise ValueError(
+            f'all {len(labels)} pairs are in one fold: a threshold needs others to be chosen on.'
+        )
     if not np.isfinite(scores).all():
         raise ValueError(
             f'{(~np.isfinite(scores)).sum()} of {len(scores)} scores are not finite, first pair '
