@@ -45,7 +45,9 @@ def standardize(content: bytes) -> tuple[bytes, str]:
     digest = hashlib.blake2b(pixels.tobytes(), digest_size=16, key=str(pixels.size).encode()).hexdigest()
     if not keep:
         buffer = io.BytesIO()
-        pixels.save(buffer, 'PNG', compress_level=1)  # of the default's time a fifth to a half, 1.1 to 1.3 of its size
+        pixels.save(
+            buffer, 'PNG', compress_level=1
+        )  # of the default's time a fifth to a half, 1.1 to 1.3 of its size
         content = buffer.getvalue()
     return content, digest
 

@@ -1,48 +1,34 @@
 """Prepares a folder of images as a TFDS dataset (array_record), without TensorFlow.
 
-Workers write one shard each. A shard's name tells what it must hold, and it gets that name when it is whole; so
-a preparation that was killed goes on with the shards it finished. The dataset appears under its own name in
-one move, complete. Records are ordered by a hash of their ids, as TFDS orders them: part of a split is a
-random sample of it.
+The shards are written one by one (folder_shards.py) to DATA_DIR/NAME/1.0.0.incomplete, which a preparation
+that was killed leaves for the next. The dataset appears under its own name in one move, complete.
 """
 
 import contextlib
-import hashlib
-import json
-import multiprocessing
-import os
 import shutil
-import signal
 import sys
-import threading
-import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from input_pipeline import DataError, conversion, folders, records
+from input_pipeline import DataError, decoding, folder_shards, folders, records
+from input_pipeline.folder_shards import Shard, read_json, write_json
 from input_pipeline.progress import track
 
 VERSION = '1.0.0'
 REPORT = 'preparation.json'  # beside the dataset: where it is from, what was left out, what occurs twice
-_SHARD_IMAGES = 2000
-_SHARD_BYTES = 100e6
 _BYTES_PER_PROCESS = 16e6  # less is read before another process has started
 _NAMED = 10  # images in a message
 
 
-class Shard(NamedTuple):
-    """Part of a split, to be written to the file `name`."""
-
-    split: str
-    name: str
-    items: tuple[folders.Item, ...]
-
-
 def find_or_build(
-    folder: str, name: str, root: Path, *, bad_images: str, progress: bool, workers: int = 0
+    folder: str,
+    name: str,
+    root: Path,
+    *,
+    bad_images: str,
+    splits: Sequence[str],
+    progress: bool,
+    workers: int,
 ) -> records.Prepared:
     """Returns ROOT/NAME/1.0.0, prepared from `folder` unless it is there and the folder is unchanged.
 
@@ -51,6 +37,7 @@ def find_or_build(
         name: of the dataset.
         root: folder of all datasets.
         bad_images: what an unreadable image does: 'fail', or 'skip', which leaves it out.
+        splits: that it must have.
         progress: show a progress bar.
         workers: processes; 0: as many as pay.
 
@@ -59,10 +46,11 @@ def find_or_build(
     """
     source = Path(folder).expanduser().resolve()
     target = root / name / VERSION
-    if not source.exists() and (_report(target) or {}).get('folder') == str(source):
+    if not source.exists() and (read_json(target / REPORT) or {}).get('folder') == str(source):
         _say(f'{source} is gone; using {target}, prepared from it.')
         return records.find(name, root)
     listing = folders.scan(source)
+    records.check_splits(str(source), splits, listing.splits)
     try:
         if not _is_current(target, listing):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -78,14 +66,6 @@ def find_or_build(
     return records.find(name, root)
 
 
-def _report(target: Path) -> dict | None:
-    """What an earlier preparation wrote, None where there was none or it is damaged."""
-    try:
-        return json.loads((target / REPORT).read_text())
-    except (OSError, ValueError):
-        return None
-
-
 def _is_current(target: Path, listing: folders.Listing) -> bool:
     """Whether `target` was prepared from what lies in the folder now.
 
@@ -94,7 +74,7 @@ def _is_current(target: Path, listing: folders.Listing) -> bool:
     """
     if not target.exists():
         return False
-    report = _report(target)
+    report = read_json(target / REPORT)
     if report is None:
         raise DataError(
             f'{target} is there, but was not prepared from a folder: choose another name than '
@@ -122,6 +102,8 @@ def _locked(path: Path, name: str) -> Iterator[None]:
         except BlockingIOError:
             _say(f'Waiting for another process that prepares {name}.')
             fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks: two processes would do the same work
+            pass
         yield
 
 
@@ -131,12 +113,12 @@ def _build(
     """Writes the shards that are not there yet and, once all are, moves them into place."""
     work = target.with_name(f'{VERSION}.incomplete')
     work.mkdir(exist_ok=True)
-    shards = [shard for split, items in listing.splits.items() for shard in _shards(listing, split, items)]
+    shards = folder_shards.deal(listing)
     total = sum(len(shard.items) for shard in shards)
     title = f'Preparing {name} from {listing.folder}, {total:,} images (only this once)'
-    processes = workers or max(1, min(_cores(), int(_bytes(listing) // _BYTES_PER_PROCESS), 64))
+    processes = workers or max(1, min(decoding.core_count(), int(_bytes(listing) // _BYTES_PER_PROCESS), 64))
     done: dict[str, dict] = {}
-    finished = _finish_shards(listing.folder, work, shards, processes, reuse_bad=bad_images == 'skip')
+    finished = folder_shards.finish(listing.folder, work, shards, processes, reuse_bad=bad_images == 'skip')
     for shard, content in track(finished, total, title, progress, size=lambda pair: len(pair[0].items)):
         done[shard.name] = content
         if content['unreadable'] and bad_images == 'fail':
@@ -146,99 +128,13 @@ def _build(
     _tell(listing, report, target)
 
 
-def _shards(listing: folders.Listing, split: str, items: tuple[folders.Item, ...]) -> Iterator[Shard]:
-    """Deals a split's images out by hashes of their ids: a changed image changes its own shard only."""
-    count = -int(-max(len(items) / _SHARD_IMAGES, sum(item.size for item in items) / _SHARD_BYTES) // 1)
-    dealt: list[list] = [[] for _ in range(max(count, 1))]
-    for item in items:
-        key = hashlib.sha256(item.id.encode()).digest()
-        dealt[int.from_bytes(key[:4]) % len(dealt)].append((key, item))
-    for keyed in filter(None, dealt):
-        members = tuple(item for _, item in sorted(keyed))
-        key = hashlib.sha256(f'{listing.folder} {folders.fingerprint(members)}'.encode()).hexdigest()[:16]
-        yield Shard(split, f'{split}-{key}', members)
-
-
-def _finish_shards(
-    folder: Path, work: Path, shards: list[Shard], processes: int, reuse_bad: bool
-) -> Iterator[tuple[Shard, dict]]:
-    """Yields every shard and what `_write_shard` says of it, those of an earlier attempt first.
-
-    Shards with unreadable images are tried again unless `reuse_bad`.
-    """
-    waiting = {}
-    for shard in shards:
-        content = _read_json(work / f'{shard.name}.json')
-        if content is not None and (reuse_bad or not content['unreadable']):
-            yield shard, content
-        else:
-            waiting[shard.name] = shard
-    if min(processes, len(waiting)) > 1:
-        # Not forked: JAX may run threads by now, whose locks a fork would copy.
-        context = multiprocessing.get_context('spawn')
-        pool = ProcessPoolExecutor(min(processes, len(waiting)), context, _start_worker, (os.getpid(),))
-        try:
-            futures = {pool.submit(_write_shard, folder, work, shard): shard for shard in waiting.values()}
-            for future in as_completed(futures):
-                content = future.result()
-                yield waiting.pop(futures[future].name), content
-        except BrokenProcessPool:  # they cannot start in a script without a main guard, or were killed
-            pass
-        finally:
-            pool.shutdown(cancel_futures=True)
-    for shard in waiting.values():
-        yield shard, _write_shard(folder, work, shard)
-
-
-def _start_worker(parent: int) -> None:
-    """Leaves Ctrl-C to the parent, and ends with it, however it ends."""
-
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _write_shard(folder: Path, work: Path, shard: Shard) -> dict:
-    """Writes a shard and, when it is whole, beside it as JSON what is returned: counts and digests."""
-    from array_record.python import array_record_module
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    path = work / f'{shard.name}.array_record'
-    partial = path.with_name(path.name + '.partial')
-    unreadable, digests, size = [], {}, 0
-    writer = array_record_module.ArrayRecordWriter(str(partial), 'group_size:1')
-    for item in shard.items:
-        try:
-            image, digests[item.id] = conversion.standardize((folder / item.id).read_bytes())
-        except (OSError, conversion.UnreadableImage) as error:
-            unreadable.append((item.id, getattr(error, 'strerror', None) or str(error)))
-            continue
-        example = tf_example_pb2.Example()
-        feature = example.features.feature
-        feature['image'].bytes_list.value.append(image)
-        feature['label'].int64_list.value.append(item.label)
-        feature['id'].bytes_list.value.append(item.id.encode())
-        record = example.SerializeToString(deterministic=True)
-        writer.write(record)
-        size += len(record)
-    writer.close()
-    partial.replace(path)
-    content = {'bytes': size, 'unreadable': unreadable, 'digests': digests}
-    _write_json(work / f'{shard.name}.json', content)
-    return content
-
-
 def _unreadable(folder: Path, bad: list[tuple[str, str]]) -> DataError:
     listed = '; '.join(f'{path} ({reason})' for path, reason in sorted(bad)[:_NAMED])
     more = f'; and {len(bad) - _NAMED} more' if len(bad) > _NAMED else ''
     return DataError(
-        f'{len(bad)} of the images in {folder} that were read so far cannot be: {listed}{more}. Repair or remove '
-        'them, or leave such images out with bad_images=skip (when training: --config.dataset.bad_images=skip); '
-        'what was prepared is kept and not done again.'
+        f'Unreadable images in {folder}, {len(bad)} so far: {listed}{more}. Repair or remove them, or leave '
+        'such images out with bad_images=skip (when training: --config.dataset.bad_images=skip). What has been '
+        'prepared is not done again.'
     )
 
 
@@ -313,7 +209,7 @@ def _assemble(
         check_data=False,  # needs TensorFlow
         description=f'Prepared from the folder {listing.folder.name}.',
     )
-    _write_json(whole / REPORT, report)
+    write_json(whole / REPORT, report)
     if target.exists():
         target.rename(work / 'old')
     whole.rename(target)
@@ -339,23 +235,6 @@ def _tell(listing: folders.Listing, report: dict, target: Path) -> None:
 
 def _bytes(listing: folders.Listing) -> int:
     return sum(item.size for items in listing.splits.values() for item in items)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-
-
-def _read_json(path: Path) -> dict | None:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def _write_json(path: Path, content: dict) -> None:
-    partial = path.with_name(path.name + '.partial')
-    partial.write_text(json.dumps(content, ensure_ascii=False, indent=1))
-    partial.replace(path)
 
 
 def _say(message: str) -> None:

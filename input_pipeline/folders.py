@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -41,7 +41,8 @@ class Listing:
         return fingerprint(item for items in self.splits.values() for item in items)
 
 
-def fingerprint(items: Iterator[Item]) -> str:
+def fingerprint(items: Iterable[Item]) -> str:
+    """Returns a hash of all there is to say about these images short of reading them."""
     digest = hashlib.sha256()
     for item in items:
         digest.update(repr(tuple(item)).encode())
@@ -119,7 +120,7 @@ def _check_names(folder: Path, found: dict[str, list]) -> None:
     for split, images in found.items():
         if not re.fullmatch(r'[A-Za-z]\w*', split, re.ASCII) or split == 'all':
             raise DataError(
-                f'{folder / split}: the name of a split may have letters, digits and _ only, and not be `all`. '
+                f'{folder / split}: TFDS wants the name of a split to be of letters, digits and _, and not all. '
                 'Rename that folder.'
             )
         for class_name, path, *_ in images:
