@@ -21,15 +21,15 @@ def get_config() -> ConfigDict:
     config.steps_per_dispatch = 0
 
     config.dataset = dataset = ConfigDict()
-    # A TFDS dataset with `image` and `label`, or digits (from scikit-learn). With `folder`, what that is prepared
-    # as; a name that means another dataset already, like this one, is replaced by one made of the folder's.
+    # A TFDS dataset with `image` and `label`, or digits (from scikit-learn). With `folder`, what that is
+    # prepared as; a name that means another dataset already, like this one, is replaced by the folder's own.
     dataset.name = 'cifar10'
     # Images in <split>/<class>/ and folders of loose ones, see README.md; prepared into data_dir, again when
     # a file changes. '': none.
     dataset.folder = ''
     dataset.bad_images = 'fail'  # what an unreadable image in the folder does: fail, skip (it is left out)
-    # Side in pixels: images of any size are resized to it along their short side, and the square in the middle
-    # is cut out. 0: images have one size, and keep it.
+    # Side in pixels: images of any size are resized to it along their short side, and the square in the
+    # middle is cut out. 0: all images have one size, and keep it.
     dataset.image_size = 0
     dataset.data_dir = ''  # where TFDS keeps its datasets; '' is TFDS's own choice (or TFDS_DATA_DIR)
     dataset.manual_dir = ''  # where an archive that was downloaded by hand lies

@@ -133,7 +133,7 @@ def _unreadable(folder: Path, bad: list[tuple[str, str]]) -> DataError:
     more = f'; and {len(bad) - _NAMED} more' if len(bad) > _NAMED else ''
     return DataError(
         f'Unreadable images in {folder}, {len(bad)} so far: {listed}{more}. Repair or remove them, or leave '
-        'such images out with bad_images=skip (when training: --config.dataset.bad_images=skip). What has been '
+        'such images out with bad_images=skip (when training: --config.dataset.bad_images=skip). What is '
         'prepared is not done again.'
     )
 

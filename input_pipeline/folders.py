@@ -120,7 +120,7 @@ def _check_names(folder: Path, found: dict[str, list]) -> None:
     for split, images in found.items():
         if not re.fullmatch(r'[A-Za-z]\w*', split, re.ASCII) or split == 'all':
             raise DataError(
-                f'{folder / split}: TFDS wants the name of a split to be of letters, digits and _, and not all. '
+                f'{folder / split}: TFDS wants names of splits to be of letters, digits and _, and not all. '
                 'Rename that folder.'
             )
         for class_name, path, *_ in images:

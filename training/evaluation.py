@@ -93,7 +93,8 @@ def evaluate(
     if data_dir is not None:
         config.dataset.data_dir = data_dir
     experiment = create_experiment(resolve(config, devices), devices)
-    split = split or _default_split(config.dataset)
+    if split is None:
+        split = _default_split(config.dataset) if dataset in (None, config.dataset.name) else 'test'
     loader = _loader(experiment, dataset or config.dataset.name, split)
     variables = experiment.execution.replicate(restore_variables(experiment, checkpoints, name, step))
 

@@ -1,6 +1,7 @@
 import pytest
+from PIL import Image
 
-from input_pipeline import DataError, sources
+from input_pipeline import DataError, prepare, sources
 
 
 def test_dataset_that_needs_tensorflow_comes_with_the_command(dataset_config):
@@ -20,3 +21,24 @@ def test_mistyped_name_is_met_with_the_nearest(dataset_config):
     dataset_config.name = 'cifar_10'
     with pytest.raises(DataError, match=r'Did you mean cifar10'):
         sources.load(dataset_config)
+
+
+@pytest.mark.parametrize('name', ['cifar10', 'digits'])
+def test_folder_does_not_take_the_name_of_another_dataset(name):
+    derived = prepare.folder_dataset_name(name, '/data/My Faces!')
+    assert derived.startswith('folder_my_faces_')
+    assert prepare.folder_dataset_name(derived, '/elsewhere') == derived
+    assert prepare.folder_dataset_name(name, '/other/My Faces!') != derived
+
+
+def test_command_prepares_a_folder(tmp_path, capfd):
+    for path in ('train/a/1.png', 'train/b/2.png'):
+        (tmp_path / path).parent.mkdir(parents=True)
+        Image.new('RGB', (8, 8)).save(tmp_path / path)
+    arguments = [f'--folder={tmp_path}', f'--data_dir={tmp_path / "data"}']
+    prepare.main([*arguments, '--name=two'])
+    assert 'train 2 images, 2 classes' in capfd.readouterr().err
+    with pytest.raises(SystemExit, match='error: --name=mnist is another dataset already'):
+        prepare.main([*arguments, '--name=mnist'])
+    with pytest.raises(SystemExit, match=r'error: config.dataset.name=Two/3'):
+        prepare.main([*arguments, '--name=Two/3'])
