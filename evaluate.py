@@ -21,8 +21,8 @@ _CHECKPOINT = flags.DEFINE_string(
 _SPLIT = flags.DEFINE_string(
     'split',
     None,
-    'val (what was held out of train) or a split of the dataset; default: test, but for --pairs and '
-    '--features the one of config.verification.split.',
+    'val, test or another split of the dataset; default: test, or val where the run had no test; for --pairs '
+    'and --features the one of config.verification.split.',
 )
 _DATASET = flags.DEFINE_string('dataset', None, "Another dataset with the same classes; default: the run's.")
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where the datasets lie now; default: where they lay then.')

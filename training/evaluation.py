@@ -16,7 +16,7 @@ from input_pipeline.loaders import Resident, evaluation_order
 from training import CheckpointError, plots
 from training.checkpoints import KEPT, Checkpoints
 from training.evaluation_metrics import summarize
-from training.experiment import Experiment, create_experiment, resolve
+from training.experiment import Experiment, check_labelled, create_experiment, resolve
 from training.parallel import SUMS
 from training.tracking import write_json
 
@@ -55,7 +55,7 @@ def evaluate(
     workdir: Path,
     *,
     checkpoint: str = 'best',
-    split: str = 'test',
+    split: str | None = None,
     dataset: str | None = None,
     data_dir: str | None = None,
     predictions: Path | None = None,
@@ -66,7 +66,8 @@ def evaluate(
     Args:
       workdir: of a run.
       checkpoint: best, last, best_verification, or a step.
-      split: val (what was held out of train, as train then is the rest) or a split of the dataset.
+      split: train, val or test as the run used them, or a split of the dataset; test by default, or val
+        where the run had no test.
       dataset: another one with the same classes; the run's by default.
       data_dir: where the datasets lie; where they lay in training by default.
       predictions: CSV file to write: id, label, predicted, confidence.
@@ -80,7 +81,10 @@ def evaluate(
       DataError: the dataset cannot be loaded or has other classes.
     """
     experiment, variables, step = restore(saved_config(workdir, data_dir), workdir, checkpoint, devices)
-    dataset = dataset or experiment.config.dataset.name
+    config = experiment.config.dataset
+    if split is None:
+        split = _default_split(config) if dataset in (None, config.name) else 'test'
+    dataset = dataset or config.name
     loader = find_loader(experiment, dataset, split)
     run = experiment.execution.compile_predict(experiment.predict_step())
     logits = Evaluator(experiment, loader).outputs(run, variables)
@@ -157,14 +161,23 @@ def _find(checkpoints: Checkpoints, checkpoint: str) -> tuple[str, int]:
     )
 
 
-def find_loader(experiment: Experiment, dataset: str, split: str) -> Resident:
+def _default_split(config: ConfigDict) -> str:
+    if not config.test_split and not (config.validation or config.validation_split):
+        raise DataError('This run has neither validation nor test images: name a --split of the dataset.')
+    return 'test' if config.test_split else 'val'
+
+
+def find_loader(experiment: Experiment, dataset: str, split: str, *, labelled: bool = True) -> Resident:
     """Returns a split of the run's dataset or of another one. Raises DataError where it does not fit."""
     config = experiment.config.dataset
     if dataset == config.name and split in experiment.loaders:
         return experiment.loaders[split]
     if split == 'val':
         raise DataError(f'{dataset} has no split val: this run held nothing out of it.')
-    other = sources.load(ConfigDict({**config.to_dict(), 'name': dataset}), (split,))
+    folder = config.folder if dataset == config.name else ''
+    other = sources.load(ConfigDict({**config.to_dict(), 'name': dataset, 'folder': folder}), (split,))
+    if labelled:
+        check_labelled(other, split)
     if other.class_names != experiment.dataset.class_names:
         theirs, ours = (', '.join(d.class_names[:3]) for d in (other, experiment.dataset))
         raise DataError(

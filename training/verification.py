@@ -202,7 +202,7 @@ def export_features(
     config = saved_config(workdir, data_dir)
     experiment, variables, _ = restore(config, workdir, checkpoint, devices)
     flip = config.verification.flip if flip is None else flip
-    loader = find_loader(experiment, config.dataset.name, split or config.verification.split)
+    loader = find_loader(experiment, config.dataset.name, split or config.verification.split, labelled=False)
     run = experiment.execution.compile_predict(experiment.feature_step(flip=flip))
     features = Evaluator(experiment, loader).outputs(run, variables)
     path.parent.mkdir(parents=True, exist_ok=True)
