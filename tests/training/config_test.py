@@ -211,6 +211,7 @@ def test_missing_and_unknown_keys_are_named():
         ('optimizer.learning_rat', 'optimizer.learning_rate'),
         ('learning_rate', 'optimizer.learning_rate'),
         ('model.weight_decay', 'optimizer.weight_decay'),
+        ('optimizer.lr', 'optimizer.learning_rate'),
     ],
 )
 def test_nearest_key_is_what_was_meant(mistyped, meant):
