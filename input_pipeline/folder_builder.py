@@ -48,7 +48,9 @@ def find_or_build(
     target = root / name / VERSION
     if not source.exists() and (read_json(target / REPORT) or {}).get('folder') == str(source):
         _say(f'{source} is gone; using {target}, prepared from it.')
-        return records.find(name, root)
+        prepared = records.find(name, root)
+        records.check_splits(name, splits, prepared.splits)
+        return prepared
     listing = folders.scan(source)
     records.check_splits(str(source), splits, listing.splits)
     try:
@@ -57,7 +59,7 @@ def find_or_build(
             with _locked(target.parent / '.lock', name):
                 if not _is_current(target, listing):  # another process may have done it
                     _build(listing, name, target, bad_images, progress, workers)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the latter from array_record, such as on a full disk
         raise DataError(
             f'Cannot prepare {name} in {root}: {error}. Choose another folder with '
             '--config.dataset.data_dir=DIR, or make this one writable and free '
@@ -87,7 +89,6 @@ def _is_current(target: Path, listing: folders.Listing) -> bool:
             f'{target} was prepared from {report["folder"]}, not from {listing.folder}: choose another name '
             f'than {target.parent.name}, or remove it.'
         )
-    _say(f'{listing.folder} has changed since {target} was prepared from it: preparing it anew.')
     return False
 
 
@@ -113,6 +114,8 @@ def _build(
     """Writes the shards that are not there yet and, once all are, moves them into place."""
     work = target.with_name(f'{VERSION}.incomplete')
     work.mkdir(exist_ok=True)
+    if target.exists():
+        _say(f'{listing.folder} has changed since {target} was prepared from it: preparing it anew.')
     shards = folder_shards.deal(listing)
     total = sum(len(shard.items) for shard in shards)
     title = f'Preparing {name} from {listing.folder}, {total:,} images (only this once)'

@@ -72,7 +72,8 @@ def finish(
     waiting = {}
     for shard in shards:
         content = read_json(work / f'{shard.name}.json')
-        if content is not None and (reuse_bad or not content['unreadable']):
+        there = content is not None and (work / f'{shard.name}.array_record').exists()
+        if there and (reuse_bad or not content['unreadable']):
             yield shard, content
         else:
             waiting[shard.name] = shard

@@ -1,5 +1,6 @@
 """What lies in a folder of images: `<split>/<class>/…` to classify, and folders of loose images to verify."""
 
+import functools
 import hashlib
 import os
 import re
@@ -35,7 +36,7 @@ class Listing:
     splits: dict[str, tuple[Item, ...]]
     ignored: int
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Changes with the path, size or modification time of any image."""
         return fingerprint(item for items in self.splits.values() for item in items)

@@ -139,10 +139,9 @@ def create_experiment(
     execution = Execution(config.parallel, devices)
     _check_batch(config, execution.device_count)
     if dataset is None:
-        names = (config.dataset[f'{role}_split'] for role in ('train', 'validation', 'test'))
         check = functools.partial(_check_model, config.model)
-        dataset = sources.load(config.dataset, [name for name in names if name], check=check)
-    loaders = _create_loaders(config, dataset)
+        dataset = sources.load(config.dataset, _split_names(config.dataset), check=check)
+    loaders = _create_loaders(config.dataset, dataset)
     paired = None
     if labelled is not None:
         paired = pairs.load_images(labelled, config.dataset, config.verification.split, dataset)
@@ -170,20 +169,25 @@ def create_experiment(
 
 
 def _create_loaders(config: ConfigDict, dataset: sources.Dataset) -> dict[str, Resident]:
-    names, splits = config.dataset, dataset.splits
-    for name in {names.train_split, names.validation_split, names.test_split} - {''}:
+    splits = dataset.splits
+    for name in _split_names(config):
         check_labelled(dataset, name)
-    train, loaders = splits[names.train_split], {}
-    if names.validation:
-        train_rows, val_rows = carve_validation(train.labels, names.validation, names.validation_seed)
+    train, loaders = splits[config.train_split], {}
+    if config.validation:
+        train_rows, val_rows = carve_validation(train.labels, config.validation, config.validation_seed)
         loaders |= {'train': Resident(train, train_rows), 'val': Resident(train, val_rows)}
     else:
         loaders['train'] = Resident(train)
-        if names.validation_split:
-            loaders['val'] = Resident(splits[names.validation_split])
-    if names.test_split:
-        loaders['test'] = Resident(splits[names.test_split])
+        if config.validation_split:
+            loaders['val'] = Resident(splits[config.validation_split])
+    if config.test_split:
+        loaders['test'] = Resident(splits[config.test_split])
     return loaders
+
+
+def _split_names(config: ConfigDict) -> list[str]:
+    names = config.train_split, config.validation_split, config.test_split
+    return [name for name in names if name]
 
 
 def check_labelled(dataset: sources.Dataset, split: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from input_pipeline import DataError, folder_builder, folder_shards, prepare, sources
@@ -47,8 +48,6 @@ def report(config):
 
 
 def test_tfds_reads_what_was_prepared(config, folder):
-    import tensorflow_datasets as tfds
-
     find(config)
     builder = tfds.builder('faces', data_dir=config.data_dir)
     assert builder.info.features['label'].names == ['Zoë Ü', 'ann']
@@ -181,12 +180,22 @@ def test_preparation_goes_on_with_the_shards_it_finished(config, monkeypatch):
     )
     resumed = sources.load(config, ('train', 'dev'), progress=False)
     assert len(written) == len(set(written)) > len(first)
-    config.name = config.cache_dir = 'once'
-    config.cache_dir = str(find(config).folder.parent)
+    config.name = 'once'
     once = sources.load(config, ('train', 'dev'), progress=False)
     for split in ('train', 'dev'):
         for one, other in zip(resumed.splits[split], once.splits[split], strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def test_full_disk_is_explained_and_loses_nothing(config, monkeypatch):
+    def fail(*args, **keys):
+        raise RuntimeError('write() failed: No space left on device')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tfds.folder_dataset, 'write_metadata', fail)  # when the shards have been moved
+        with pytest.raises(DataError, match=r'Cannot prepare faces in .*No space left.*data_dir=DIR'):
+            find(config)
+    assert len(sources.load(config, ('train',), progress=False).splits['train'].ids) == 10
 
 
 def test_killed_workers_leave_nothing_half(config, folder, tmp_path):
