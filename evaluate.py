@@ -56,7 +56,7 @@ def _evaluate(common: dict) -> None:
 
     result = evaluate(
         Path(_WORKDIR.value),
-        split=_SPLIT.value or 'test',
+        split=_SPLIT.value,
         dataset=_DATASET.value,
         predictions=_PREDICTIONS.value,
         **common,

@@ -9,19 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from input_pipeline.loaders import training_order
-from jax_models.summary import parameter_count
-from training import CheckpointError, NonFiniteLoss, plots, verification
+from training import CheckpointError, NonFiniteLoss
 from training.checkpoints import Checkpoints
+from training.conclusion import conclude
 from training.config import higher_is_better
 from training.console import Console
-from training.evaluation import Evaluator, restore_variables
-from training.evaluation_metrics import summarize
+from training.evaluation import Evaluator
 from training.experiment import Experiment, selection_split, versions
 from training.interruption import Interrupted, Interruption
 from training.parallel import SUMS
 from training.progress import Progress, restored_progress
-from training.schedules import applied_rates, hyperparameters
+from training.schedules import hyperparameters
 from training.tracking import Tracker
+from training.verification import PER_EPOCH, Verifier
 
 SECONDS_PER_DISPATCH = 0.5  # so that the bar moves and a signal is heard soon
 
@@ -43,7 +43,7 @@ class Training:
         self.checkpoints = checkpoints
         self.progress = Progress()
         self.selected_on = selection_split(self.config)
-        self._verifier: verification.Verifier | None = None  # where the config names pairs
+        self._verifier: Verifier | None = None  # where the config names pairs
         self._unsaved = {}  # variables of the best epochs that are not yet on disk
         self._chunk = (self.config.steps_per_dispatch or 1) if self.execution.many_steps else 1
         self._run_train = self.execution.compile_train(experiment.train_step())
@@ -78,7 +78,7 @@ class Training:
                     for split in ({self.selected_on} - {None})
                 }
                 if self.experiment.paired is not None:
-                    self._verifier = verification.Verifier(
+                    self._verifier = Verifier(
                         self.experiment, self.experiment.paired, flip=self.config.verification.flip
                     )
                 while self.progress.epoch < self.config.epochs and not self.progress.stopped:
@@ -142,7 +142,7 @@ class Training:
         if not np.isfinite(scores).all():
             raise NonFiniteLoss(self._non_finite('similarity of a pair', step))
         summary = self._verifier.summarize(scores)
-        return {f'verification_{name}': summary[name] for name in verification.PER_EPOCH}
+        return {f'verification_{name}': summary[name] for name in PER_EPOCH}
 
     def _train_epoch(self, data, epoch: int, interruption: Interruption) -> dict[str, np.ndarray]:
         """Runs the epoch's remaining steps and returns the hyperparameters of all."""
@@ -276,79 +276,22 @@ class Training:
         return self.execution.replicate(state)
 
     def _finish(self, records: list[dict], started: float) -> dict:
-        """Evaluates the best checkpoint on test (without one on val), draws, and writes results.json."""
+        """Evaluates the best checkpoints, draws, and writes results.json."""
         self.checkpoints.close()
-        step = self.checkpoints.steps('best')[-1]
-        best_variables = restore_variables(self.experiment, self.checkpoints, 'best', step)
-        parameters = parameter_count(best_variables['params'])
-        split = next((name for name in ('test', 'val') if name in self.experiment.loaders), None)
-        final = self._evaluate_finally(split, best_variables) if split else {}
-
-        best, last = records[self.progress.best_epoch - 1], records[-1]
-        results = {
-            **({f'test_{name}': final[name] for name in ('accuracy', 'loss')} if split == 'test' else {}),
-            **{name: value for name, value in best.items() if name.startswith('val_')},
-            'selected_on': best['selected_on'],
-            'best_epoch': best['epoch'],
-            'epochs': last['epoch'],
-            'stopped_early': self.progress.stopped,
-            **{f'last_{k}': v for k, v in last.items() if k.startswith(('train_', 'val_', 'test_'))},
-            'parameters': parameters,
-            'seed': self.config.seed,
-            'device': self.execution.name,
-            'precision': self.config.precision,
-            'train_seconds': self.progress.train_seconds,
-            'last_start_seconds': time.monotonic() - started,
-            'versions': versions(),
-        }
-        drawn = self._draw(records)
-        if split:
-            drawn['confusion_matrix'] = plots.confusion_matrix(
-                np.array(final['confusion_matrix']),
-                self.experiment.dataset.class_names,
-                self.workdir / 'plots' / 'confusion_matrix.png',
-                title=f'{self.workdir.name}, {plots.SPLITS[split][0]}',
-            )
-        if self._verifier is not None:
-            more, plots_of_pairs = self._conclude_pairs(records)
-            results, drawn = results | more, drawn | plots_of_pairs
-        self.tracker.log_plots(drawn)
-        self.tracker.finish(results, self.checkpoints.directory / 'best' / str(step))
-        return results
-
-    def _conclude_pairs(self, records: list[dict]) -> tuple[dict, dict[str, Path]]:
-        """Returns what results.json says of the pairs, and their plots."""
-        step = self.checkpoints.steps('best_verification')[-1]
-        best = restore_variables(self.experiment, self.checkpoints, 'best_verification', step)
-        return self._verifier.conclude(
+        results, drawn = conclude(
+            self.experiment,
+            self.checkpoints,
+            self.progress,
             records,
-            {'last': self.state.variables, 'best': self.execution.replicate(best)},
-            self.progress.best_verification_epoch,
             self.workdir,
-            resamples=self.config.verification.resamples,
+            last_variables=self.state.variables,
+            verifier=self._verifier,
         )
-
-    def _evaluate_finally(self, split: str, best_variables) -> dict:
-        loader = self.experiment.loaders[split]
-        run = self.execution.compile_predict(self.experiment.predict_step())
-        logits = Evaluator(self.experiment, loader).outputs(run, self.execution.replicate(best_variables))
-        return summarize(logits, loader.arrays['label'])
-
-    def _draw(self, records: list[dict]) -> dict[str, Path]:
-        folder, title = self.workdir / 'plots', self.workdir.name
-        steps = self.experiment.steps
-        rates = applied_rates(self.config, steps, records)
-        time_axis = np.arange(len(rates)) / steps
-        return {
-            'curves': plots.learning_curves(
-                records,
-                folder / 'curves.png',
-                title=title,
-                best_epoch=self.progress.best_epoch if self.selected_on else None,
-                selected_on=self.selected_on,
-            ),
-            'learning_rate': plots.learning_rate(time_axis, rates, folder / 'learning_rate.png', title=title),
-        }
+        results['last_start_seconds'] = time.monotonic() - started
+        best = self.checkpoints.steps('best')[-1]
+        self.tracker.log_plots(drawn)
+        self.tracker.finish(results, self.checkpoints.directory / 'best' / str(best))
+        return results
 
     def _non_finite(self, what: str, step: int) -> str:
         self.checkpoints.close()  # one may be on its way to the disk

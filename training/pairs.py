@@ -2,6 +2,7 @@
 
 import csv
 import io
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline import DataError, sources
+from input_pipeline.conversion import UnreadableImage, standardize
+from input_pipeline.decoding import UndecodableImage, decode
+from input_pipeline.progress import track
 from input_pipeline.sources import Split
 
 
@@ -139,6 +143,28 @@ def load_images(pairs: Pairs, config: ConfigDict, name: str, dataset: sources.Da
             '--config.dataset.image_size do so.'
         )
     return pair_images(pairs, split, name)
+
+
+def read_images(pairs: Pairs, folder: Path, image_shape: tuple[int, int, int]) -> PairedImages:
+    """Returns the pairs with images that lie in `folder`, of any size, made like those of a prepared folder.
+
+    Raises:
+      DataError: an image is not there (with its line in the pairs file) or unreadable.
+    """
+    names = sorted({name for both in pairs.names for name in both if (folder / name).is_file()})
+    split = Split(np.empty((len(names), *image_shape), np.uint8), np.full(len(names), -1), np.array(names))
+    paired = pair_images(pairs, split, str(folder))  # before reading: is every image there?
+    for image, name in zip(
+        split.images,
+        track(names, len(names), f'Reading {folder}', sys.stderr.isatty(), size=lambda _: 1),
+        strict=True,
+    ):
+        try:
+            content, _ = standardize((folder / name).read_bytes())
+            image[:] = decode([content], image_shape, resize=True)[0]
+        except (OSError, UnreadableImage, UndecodableImage) as error:
+            raise DataError(f'{folder / name} cannot be read: {error}') from error
+    return paired
 
 
 def pair_images(pairs: Pairs, split: Split, folder: str) -> PairedImages:

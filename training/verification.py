@@ -150,9 +150,11 @@ def verify(
             f'{found.path}: these pairs have no labels 0 or 1; --scores=FILE.csv writes similarities.'
         )
     experiment, variables, step = restore(config, workdir, checkpoint, devices)
-    paired = pair_files.load_images(
-        found, config.dataset, split or config.verification.split, experiment.dataset
-    )
+    if folder is not None:
+        paired = pair_files.read_images(found, Path(folder), experiment.dataset.image_shape)
+    else:
+        name = split or config.verification.split
+        paired = pair_files.load_images(found, config.dataset, name, experiment.dataset)
     verifier = Verifier(experiment, paired, flip=flip)
     similarities = verifier.scores(variables)
     if scores is not None:

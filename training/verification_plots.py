@@ -104,7 +104,7 @@ def hardest_pairs(paired: PairedImages, scores: np.ndarray, path: Path, *, title
     chosen = np.concatenate([alike, unlike])
     images = paired.images(chosen)
     sheet = np.concatenate([images[:, 0], np.full_like(images[:, 0, :, :2], 255), images[:, 1]], axis=2)
-    titles = [f'{scores[pair]:.2f}, row {pair}' for pair in chosen]
+    titles = [f'{scores[pair]:.3f}, row {pair}' for pair in chosen]
     return plots.image_grid(
         sheet,
         path,

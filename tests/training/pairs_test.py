@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -30,6 +32,15 @@ def test_names_are_found_with_and_without_their_folder(read):
     assert found.labels.tolist() == [True, False]
     assert found.folds is None
     np.testing.assert_array_equal(values(found), [[1, 2], [2, 2]])
+
+
+def test_file_is_looked_for_in_the_folder_of_images_too(tmp_path, monkeypatch):
+    (tmp_path / 'faces').mkdir()
+    (tmp_path / 'faces' / 'pairs.txt').touch()
+    monkeypatch.chdir(tmp_path)
+    assert pairs.find_file('pairs.txt', 'faces') == Path('faces/pairs.txt')
+    (tmp_path / 'pairs.txt').touch()
+    assert pairs.find_file('pairs.txt', 'faces') == pairs.find_file('pairs.txt', '') == Path('pairs.txt')
 
 
 def test_unlabelled_pairs_and_folds(read):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from input_pipeline import DataError
 from training.checkpoints import Checkpoints
@@ -28,13 +29,18 @@ def lines(labelled):
 
 
 @pytest.fixture(scope='module')
-def changes(tmp_path_factory):
-    """What a run needs to look at pairs."""
+def folder(tmp_path_factory):
+    """Holds labelled and unlabelled pairs."""
     folder = tmp_path_factory.mktemp('pairs')
     (folder / 'val_pairs.txt').write_text(lines(labelled=True))
     (folder / 'test_pairs.txt').write_text(lines(labelled=False))
-    verification = {'pairs': 'val_pairs.txt', 'split': 'test', 'resamples': 20}
-    return {'dataset': {'folder': str(folder)}, 'verification': verification}
+    return folder
+
+
+@pytest.fixture(scope='module')
+def changes(folder):
+    """What a run needs to look at pairs."""
+    return {'verification': {'pairs': str(folder / 'val_pairs.txt'), 'split': 'test', 'resamples': 20}}
 
 
 @pytest.fixture(scope='module')
@@ -63,8 +69,9 @@ def test_run_records_pairs_and_keeps_the_best_epoch(workdir):
 
 @pytest.mark.usefixtures('config')
 @pytest.mark.parametrize(('checkpoint', 'devices'), [('best_verification', 1), ('last', 8)])
-def test_checkpoint_gives_the_results_of_the_run(workdir, checkpoint, devices):
-    result = verify(workdir, pairs='val_pairs.txt', checkpoint=checkpoint, devices=jax.devices()[:devices])
+def test_checkpoint_gives_the_results_of_the_run(workdir, folder, checkpoint, devices):
+    pairs = str(folder / 'val_pairs.txt')
+    result = verify(workdir, pairs=pairs, checkpoint=checkpoint, devices=jax.devices()[:devices])
     expected = read(workdir)[1][f'{checkpoint.split("_")[0]}_verification']
     assert result['intervals'].keys() == expected.pop('intervals').keys()
     assert {name: result[name] for name in expected} == pytest.approx(expected)
@@ -94,11 +101,11 @@ def test_interrupted_run_keeps_the_best_pairs(
 
 
 @pytest.mark.usefixtures('config')
-def test_unlabelled_pairs_give_a_file_of_scores(workdir, tmp_path, monkeypatch):
+def test_unlabelled_pairs_give_a_file_of_scores(workdir, folder, tmp_path, monkeypatch):
     embedded, outputs = [], Evaluator.outputs
     monkeypatch.setattr(Evaluator, 'outputs', lambda *args: embedded.append(outputs(*args)) or embedded[-1])
     scores = tmp_path / 'new' / 'scores.csv'
-    result = verify(workdir, pairs='test_pairs.txt', scores=scores, flip=True, devices=DEVICES)
+    result = verify(workdir, pairs=str(folder / 'test_pairs.txt'), scores=scores, flip=True, devices=DEVICES)
     assert result['pairs'] == len(PAIRS)
     assert [len(features) for features in embedded] == [6]  # each image once
     with scores.open() as file:
@@ -109,7 +116,24 @@ def test_unlabelled_pairs_give_a_file_of_scores(workdir, tmp_path, monkeypatch):
     expected = cosine_similarities(embedded[0], np.array(PAIRS)[:, :2])
     np.testing.assert_allclose([float(row['Label']) for row in rows], expected, atol=1e-8)
     with pytest.raises(DataError, match=r'these pairs have no labels 0 or 1; --scores='):
-        verify(workdir, pairs='test_pairs.txt', devices=DEVICES)
+        verify(workdir, pairs=str(folder / 'test_pairs.txt'), devices=DEVICES)
+
+
+@pytest.mark.usefixtures('config')
+def test_pairs_of_another_folder_are_resized_and_compared(workdir, tmp_path):
+    for name, size in (('a b.png', (8, 8)), ('c.png', (8, 8)), ('d.jpg', (40, 24))):
+        Image.new('RGB', size, 'gray').save(tmp_path / name)
+    (tmp_path / 'own.csv').write_text('left,right\na b.png,c.png\nc.png,d.jpg\n')
+    own = {'pairs': 'own.csv', 'folder': str(tmp_path), 'scores': tmp_path / 'a.csv', 'devices': DEVICES}
+    verify(workdir, **own)
+    scores = [float(line.split(',')[1]) for line in (tmp_path / 'a.csv').read_text().splitlines()[1:]]
+    assert scores == pytest.approx([1, 1], abs=1e-4)
+    (tmp_path / 'd.jpg').write_text('no image')
+    with pytest.raises(DataError, match=r'd\.jpg cannot be read: no image'):
+        verify(workdir, **own)
+    (tmp_path / 'd.jpg').unlink()
+    with pytest.raises(DataError, match=r"own\.csv, line 3: there is no image 'd\.jpg' among the 2 of"):
+        verify(workdir, **own)
 
 
 @pytest.mark.usefixtures('config')
