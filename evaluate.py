@@ -40,6 +40,10 @@ flags.mark_flag_as_required('workdir')
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'unexpected argument {argv[1]!r}')
+    if (_SCORES.value or _FOLDER.value) and not _PAIRS.value:
+        raise app.UsageError('--scores and --folder need --pairs')
+    if _PAIRS.value and _FEATURES.value:
+        raise app.UsageError('--pairs and --features: one at a time')
     with command_line.explained():
         command_line.prepare_jax()
         common = {'checkpoint': _CHECKPOINT.value, 'data_dir': _DATA_DIR.value}
