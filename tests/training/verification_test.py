@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from input_pipeline import DataError
+from training import verification
 from training.checkpoints import Checkpoints
 from training.console import Console
-from training.evaluation import Evaluator
+from training.evaluation import Evaluator, saved_config
 from training.interruption import Interrupted
 from training.run import run
 from training.steps import create_feature_step
@@ -68,8 +69,14 @@ def test_run_records_pairs_and_keeps_the_best_epoch(workdir):
 
 
 @pytest.mark.usefixtures('config')
-@pytest.mark.parametrize(('checkpoint', 'devices'), [('best_verification', 1), ('last', 8)])
-def test_checkpoint_gives_the_results_of_the_run(workdir, folder, checkpoint, devices):
+@pytest.mark.parametrize(
+    ('checkpoint', 'parallel', 'devices'),
+    [('best_verification', 'jit', 1), ('last', 'jit', 8), ('last', 'pmap', 2)],
+)
+def test_checkpoint_gives_the_results_of_the_run(workdir, folder, monkeypatch, checkpoint, parallel, devices):
+    config = saved_config(workdir)
+    config.parallel = parallel
+    monkeypatch.setattr(verification, 'saved_config', lambda *_: config)
     pairs = str(folder / 'val_pairs.txt')
     result = verify(workdir, pairs=pairs, checkpoint=checkpoint, devices=jax.devices()[:devices])
     expected = read(workdir)[1][f'{checkpoint.split("_")[0]}_verification']
