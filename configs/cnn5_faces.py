@@ -1,6 +1,6 @@
 """Five convolutions on a folder of face images, the network to begin with.
 
-Command: python train.py --config=configs/cnn5_faces.py
+Command: python train.py --config=configs/cnn5_faces.py --config.dataset.folder=DIR
 
 All else as in resnet18_faces.py.
 """

@@ -1,6 +1,6 @@
 """ResNet-101 on a folder of face images.
 
-Command: python train.py --config=configs/resnet101_faces.py
+Command: python train.py --config=configs/resnet101_faces.py --config.dataset.folder=DIR
 
 All else as in resnet18_faces.py.
 """

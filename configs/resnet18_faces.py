@@ -1,6 +1,6 @@
 """ResNet-18 on a folder of face images, to tell people apart and to verify people never seen.
 
-Command: python train.py --config=configs/resnet18_faces.py
+Command: python train.py --config=configs/resnet18_faces.py --config.dataset.folder=DIR
 
 torchvision's architecture for images of 112x112, with PyTorch's default initialisation. SGD at a constant
 rate, label smoothing; flips, colour jitter, slight rotations, perspective and blur. The original trains in
@@ -25,7 +25,10 @@ def get_config():
     config.precision = 'auto'
 
     config.dataset.name = 'faces'
+    config.dataset.image_size = 112
     config.dataset.validation = 0
+    config.dataset.validation_split = 'dev'
+    config.dataset.test_split = ''
     config.dataset.normalization = 'half'
     config.augmentation.flip = True
     config.augmentation.brightness = 0.2
@@ -43,4 +46,6 @@ def get_config():
     config.optimizer.momentum = 0.9
     config.optimizer.weight_decay = 0.0
     config.schedule.name = 'constant'
+    config.verification.pairs = 'val_pairs.txt'
+    config.verification.split = 'ver_data'
     return config

@@ -12,10 +12,12 @@ from input_pipeline.augment import CROP_MODES
 from input_pipeline.auto_augment import BINS
 from input_pipeline.geometry import INTERPOLATIONS
 from jax_models.layers import ACTIVATIONS, INITIALIZERS
-from jax_models.registry import model_names, stage_count
+from jax_models.registry import model_names
 from training import ConfigError
+from training.contradictions import check_together
 from training.keys import flatten, nearest_key
-from training.losses import LOSSES, MARGIN_LOSSES
+from training.losses import LOSSES
+from training.metric_names import METRICS
 from training.optimizers import OPTIMIZERS
 from training.schedules import INTERVALS, SCHEDULES
 
@@ -75,9 +77,6 @@ def _anything(value) -> None:
     return None
 
 
-METRICS = ('train_loss', 'train_accuracy', 'val_loss', 'val_accuracy', 'test_loss', 'test_accuracy')
-
-
 RULES: dict[str, Rule] = {
     'seed': _from_to(0, 2**32),
     'epochs': _at_least(1),
@@ -86,9 +85,15 @@ RULES: dict[str, Rule] = {
     'parallel': _one_of('auto', 'jit', 'pmap'),
     'steps_per_dispatch': _at_least(0),
     'dataset.name': lambda value: None if value else 'the name of a TFDS dataset, or digits',
+    'dataset.folder': _anything,
+    'dataset.bad_images': _one_of('fail', 'skip'),
+    'dataset.image_size': _at_least(0),
     'dataset.data_dir': _anything,
     'dataset.manual_dir': _anything,
     'dataset.cache_dir': _anything,
+    'dataset.train_split': lambda value: None if value else 'the name of a split',
+    'dataset.validation_split': _anything,
+    'dataset.test_split': _anything,
     'dataset.validation': lambda v: (
         None if 0 <= v < 1 or (v > 1 and v == int(v)) else 'a fraction below 1, or a whole number above 1'
     ),
@@ -194,6 +199,10 @@ RULES: dict[str, Rule] = {
     'early_stopping.metric': _one_of('auto', *METRICS),
     'checkpoint.every_epochs': _at_least(0),
     'checkpoint.every_steps': _at_least(0),
+    'verification.pairs': _anything,
+    'verification.split': lambda value: None if value else 'the name of a split, such as ver_data',
+    'verification.flip': _anything,
+    'verification.resamples': _at_least(0),
     'wandb.mode': _one_of('disabled', 'offline', 'online'),
     'wandb.project': _anything,
     'wandb.entity': _anything,
@@ -201,26 +210,21 @@ RULES: dict[str, Rule] = {
     'wandb.upload_checkpoint': _anything,
 }
 
-# The first must not exceed the second.
-_NOT_ABOVE = (
-    ('augmentation.blur_sigma_min', 'augmentation.blur_sigma_max'),
-    ('loss_scale.initial', 'loss_scale.max'),
-    ('schedule.final_learning_rate', 'optimizer.learning_rate'),
-    ('schedule.base_momentum', 'schedule.max_momentum'),
-)
-
 # What may change between a checkpoint and the run that continues it: where and how, not what.
 _MAY_CHANGE = (
     'epochs',
     'precision',
     'parallel',
     'steps_per_dispatch',
+    'dataset.folder',
+    'dataset.bad_images',
     'dataset.data_dir',
     'dataset.manual_dir',
     'dataset.cache_dir',
     'model.convolution',
     'early_stopping.',
     'checkpoint.',
+    'verification.resamples',
     'wandb.',
 )
 
@@ -242,83 +246,7 @@ def check(config: ConfigDict) -> None:
             raise ConfigError(f'config.{key}={given!r}: must be finite')
         if expected := RULES[key](given):
             raise ConfigError(f'config.{key}={given!r}: must be {expected}')
-    _check_together(config)
-
-
-def _check_together(config: ConfigDict) -> None:
-    if config.batch_size % config.optimizer.accumulation_steps:
-        raise ConfigError(
-            f'config.optimizer.accumulation_steps={config.optimizer.accumulation_steps}: must divide '
-            f'config.batch_size={config.batch_size}'
-        )
-    if config.dataset.watch_test and config.dataset.validation:
-        raise ConfigError(
-            'config.dataset.watch_test: chooses the best checkpoint on test, so it needs '
-            f'config.dataset.validation=0 (it is {config.dataset.validation:g})'
-        )
-    stages = stage_count(config.model)
-    if stages == 0:
-        raise ConfigError('config.model.stage_sizes=(): model resnet needs them, such as (2, 2, 2, 2)')
-    for name in ('kernel_sizes', 'shortcut_kernel_sizes'):
-        sizes = config.model[name]
-        if sizes and stages is not None and len(sizes) != stages:
-            raise ConfigError(f'config.model.{name}={sizes}: must be () or one for each of {stages} stages')
-    _check_margin(config)
-    if config.model.convolution == 'winograd' and config.precision in ('bfloat16', 'float16'):
-        raise ConfigError(
-            f'config.model.convolution=winograd: runs in float32 only; use xla with {config.precision}'
-        )
-    flat = flatten(config)
-    for low, high in _NOT_ABOVE:
-        if flat[low] > flat[high]:
-            raise ConfigError(f'config.{low}={flat[low]}: must not exceed config.{high}={flat[high]}')
-    if config.early_stopping.patience:
-        _check_metric(config, 'early_stopping.metric', config.early_stopping.metric)
-    _check_schedule(config)
-
-
-def _check_margin(config: ConfigDict) -> None:
-    if config.loss.name not in MARGIN_LOSSES:
-        return
-    if config.model.head != 'cosine':
-        raise ConfigError(f'config.loss.name={config.loss.name}: needs config.model.head=cosine')
-    for name in ('mixup_alpha', 'cutmix_alpha'):
-        if config.augmentation[name]:
-            raise ConfigError(
-                f'config.loss.name={config.loss.name}: has a margin for one class only, so it needs '
-                f'config.augmentation.{name}=0'
-            )
-
-
-def _check_schedule(config: ConfigDict) -> None:
-    schedule = config.schedule
-    if schedule.name != 'constant' and schedule.warmup_epochs >= config.epochs:
-        raise ConfigError(
-            f'config.schedule.warmup_epochs={schedule.warmup_epochs:g}: must be below '
-            f'config.epochs={config.epochs}'
-        )
-    if schedule.name == 'multistep' and not schedule.milestones:
-        raise ConfigError('config.schedule.milestones=(): multistep needs at least one, such as 30,60')
-    if schedule.name == 'plateau':
-        metric = schedule.plateau_metric
-        _check_metric(config, 'schedule.plateau_metric', metric)
-        better = 'max' if metric.endswith('accuracy') else 'min'
-        if schedule.plateau_mode != better:
-            raise ConfigError(
-                f'config.schedule.plateau_mode={schedule.plateau_mode}: must be {better} for '
-                f'config.schedule.plateau_metric={metric}'
-            )
-
-
-def _check_metric(config: ConfigDict, key: str, metric: str) -> None:
-    """Raises ConfigError unless the metric is known after every epoch."""
-    needed = {
-        'val': ('dataset.validation above 0', config.dataset.validation),
-        'test': ('dataset.watch_test', config.dataset.watch_test),
-    }
-    other, there = needed.get(metric.split('_')[0], ('', True))
-    if not there:
-        raise ConfigError(f'config.{key}={metric}: needs config.{other}')
+    check_together(config)
 
 
 def different_keys(saved: Mapping, config: ConfigDict) -> dict[str, tuple[Any, Any]]:

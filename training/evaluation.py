@@ -16,7 +16,7 @@ from input_pipeline.loaders import Resident, evaluation_order
 from training import CheckpointError, plots
 from training.checkpoints import KEPT, Checkpoints
 from training.evaluation_metrics import summarize
-from training.experiment import Experiment, create_experiment, resolve
+from training.experiment import Experiment, check_labelled, create_experiment, resolve
 from training.parallel import SUMS
 from training.tracking import write_json
 
@@ -45,8 +45,8 @@ class Evaluator:
             'accuracy': totals['correct'] / totals['count'],
         }
 
-    def logits(self, run: Callable, variables: Any) -> np.ndarray:
-        """Returns float32[n, classes] in the split's order, by `run` of compile_predict."""
+    def outputs(self, run: Callable, variables: Any) -> np.ndarray:
+        """Returns logits or features, float32[n, d] in the split's order, by `run` of compile_predict."""
         rows = [np.asarray(run(variables, self._data, self._order, row)) for row in range(self._rows)]
         return np.concatenate(rows)[: self._loader.size]
 
@@ -55,7 +55,7 @@ def evaluate(
     workdir: Path,
     *,
     checkpoint: str = 'best',
-    split: str = 'test',
+    split: str | None = None,
     dataset: str | None = None,
     data_dir: str | None = None,
     predictions: Path | None = None,
@@ -65,8 +65,9 @@ def evaluate(
 
     Args:
       workdir: of a run.
-      checkpoint: best, last, or a step.
-      split: val (what was held out of train, as train then is the rest) or a split of the dataset.
+      checkpoint: best, last, best_verification, or a step.
+      split: train, val or test as the run used them, or a split of the dataset; test by default, or val
+        where the run had no test.
       dataset: another one with the same classes; the run's by default.
       data_dir: where the datasets lie; where they lay in training by default.
       predictions: CSV file to write: id, label, predicted, confidence.
@@ -79,29 +80,19 @@ def evaluate(
       CheckpointError: there is no such checkpoint, or it is damaged.
       DataError: the dataset cannot be loaded or has other classes.
     """
-    devices = devices or jax.devices()
-    saved = workdir / 'config.json'
-    if not saved.exists():
-        raise CheckpointError(f'{workdir} holds no run: there is no {saved}. Pass the --workdir of train.py.')
-    checkpoints = Checkpoints(workdir / 'checkpoints')
-    name, step = _find(checkpoints, checkpoint)
-
-    config = ConfigDict(json.loads(saved.read_text()))
-    config.model.convolution = 'auto'
-    config.batch_size += -config.batch_size % (len(devices) * config.optimizer.accumulation_steps)
-    if data_dir is not None:
-        config.dataset.data_dir = data_dir
-    experiment = create_experiment(resolve(config, devices), devices)
-    loader = _loader(experiment, dataset or config.dataset.name, split)
-    variables = experiment.execution.replicate(restore_variables(experiment, checkpoints, name, step))
-
+    experiment, variables, step = restore(saved_config(workdir, data_dir), workdir, checkpoint, devices)
+    config = experiment.config.dataset
+    if split is None:
+        split = _default_split(config) if dataset in (None, config.name) else 'test'
+    dataset = dataset or config.name
+    loader = find_loader(experiment, dataset, split)
     run = experiment.execution.compile_predict(experiment.predict_step())
-    logits = Evaluator(experiment, loader).logits(run, variables)
+    logits = Evaluator(experiment, loader).outputs(run, variables)
     labels = loader.arrays['label']
     result = {
         'checkpoint': checkpoint,
         'step': step,
-        'dataset': dataset or config.dataset.name,
+        'dataset': dataset,
         'split': split,
         **summarize(logits, labels),
     }
@@ -122,10 +113,36 @@ def evaluate(
     return result
 
 
+def saved_config(workdir: Path, data_dir: str | None = None) -> ConfigDict:
+    """Returns the config of a run, and its data_dir if given. Raises CheckpointError where there is none."""
+    saved = workdir / 'config.json'
+    if not saved.exists():
+        raise CheckpointError(f'{workdir} holds no run: there is no {saved}. Pass the --workdir of train.py.')
+    config = ConfigDict(json.loads(saved.read_text()))
+    if data_dir is not None:
+        config.dataset.data_dir = data_dir
+    return config
+
+
+def restore(
+    config: ConfigDict, workdir: Path, checkpoint: str, devices: Sequence[jax.Device] | None
+) -> tuple[Experiment, Any, int]:
+    """Returns the experiment of a run, and its checkpoint's variables (on the devices) and step."""
+    devices = devices or jax.devices()
+    checkpoints = Checkpoints(workdir / 'checkpoints')
+    name, step = _find(checkpoints, checkpoint)
+    config.model.convolution = 'auto'
+    config.batch_size += -config.batch_size % (len(devices) * config.optimizer.accumulation_steps)
+    config.verification.pairs = ''  # those of training are not needed
+    experiment = create_experiment(resolve(config, devices), devices)
+    variables = experiment.execution.replicate(restore_variables(experiment, checkpoints, name, step))
+    return experiment, variables, step
+
+
 def restore_variables(experiment: Experiment, checkpoints: Checkpoints, name: str, step: int) -> Any:
     """Returns what evaluation needs of a checkpoint: parameters and statistics, averaged where they are."""
     state = experiment.abstract_state()
-    if name == 'best':
+    if name != 'last':
         return checkpoints.restore(name, step, jax.eval_shape(lambda s: s.variables, state))
     return checkpoints.restore(name, step, state).variables
 
@@ -144,13 +161,23 @@ def _find(checkpoints: Checkpoints, checkpoint: str) -> tuple[str, int]:
     )
 
 
-def _loader(experiment: Experiment, dataset: str, split: str) -> Resident:
+def _default_split(config: ConfigDict) -> str:
+    if not config.test_split and not (config.validation or config.validation_split):
+        raise DataError('This run has neither validation nor test images: name a --split of the dataset.')
+    return 'test' if config.test_split else 'val'
+
+
+def find_loader(experiment: Experiment, dataset: str, split: str, *, labelled: bool = True) -> Resident:
+    """Returns a split of the run's dataset or of another one. Raises DataError where it does not fit."""
     config = experiment.config.dataset
     if dataset == config.name and split in experiment.loaders:
         return experiment.loaders[split]
     if split == 'val':
         raise DataError(f'{dataset} has no split val: this run held nothing out of it.')
-    other = sources.load(ConfigDict({**config.to_dict(), 'name': dataset}), (split,))
+    folder = config.folder if dataset == config.name else ''
+    other = sources.load(ConfigDict({**config.to_dict(), 'name': dataset, 'folder': folder}), (split,))
+    if labelled:
+        check_labelled(other, split)
     if other.class_names != experiment.dataset.class_names:
         theirs, ours = (', '.join(d.class_names[:3]) for d in (other, experiment.dataset))
         raise DataError(

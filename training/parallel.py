@@ -106,7 +106,7 @@ class Execution:
         return self._compile(run, in_axes=(0, 0, 0, None, None))
 
     def compile_predict(self, predict_step: Callable) -> Callable:
-        """Returns `run(variables, data, order, index) -> logits` of row `index`, float32[batch, classes]."""
+        """Returns `run(variables, data, order, index) -> predictions` of row `index`, float32[batch, d]."""
 
         def run(variables, data, order, index):
             return predict_step(variables, self._batch(data, order[index]))

@@ -16,6 +16,7 @@ from training.experiment import Experiment, augmented_images, check_training, cr
 from training.loop import Training
 from training.progress import Progress, restored_progress
 from training.tracking import Tracker, write_json
+from training.verification import describe
 
 
 def run(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None) -> dict:
@@ -96,6 +97,9 @@ def _describe(console: Console, experiment: Experiment, parts: list[summary.Modu
         f'{dataset.name} {dataset.version}: {sizes} images of {shape[0]} x {shape[1]} x {shape[2]}, '
         f'{dataset.num_classes} classes'
     )
+    if experiment.paired is not None:
+        pairs, images = len(experiment.paired.rows), len(experiment.paired.used)
+        console.print(f'{pairs:,} pairs of {images:,} images in {config.verification.split}')
     console.print(
         f'{experiment.execution.name}, {config.parallel}, '
         f'{config.precision}; {experiment.steps} steps of {config.batch_size} images an epoch; in {workdir}'
@@ -106,8 +110,15 @@ def _report(console: Console, workdir: Path, results: dict) -> dict:
     console.print()
     if 'val_accuracy' in results:
         console.print(f'validation accuracy  {results["val_accuracy"]:.2%}')
-    console.print(f'test accuracy        {results["test_accuracy"]:.2%}  (loss {results["test_loss"]:.4f})')
+    if 'test_accuracy' in results:
+        loss = results['test_loss']
+        console.print(f'test accuracy        {results["test_accuracy"]:.2%}  (loss {loss:.4f})')
+    elif 'val_accuracy' not in results:
+        console.print('neither validation nor test images: nothing was evaluated')
     choice = {'val': 'chosen on validation', 'test': 'CHOSEN ON TEST, so optimistic'}
+    if 'last_verification' in results:
+        console.print(f'pairs, last epoch    {describe(results["last_verification"])}')
+        console.print(f'pairs, best epoch    {describe(results["best_verification"])}')
     console.print(
         f'from epoch           {results["best_epoch"]} of {results["epochs"]}, '
         + choice.get(results['selected_on'], 'the last')

@@ -55,7 +55,7 @@ class Model(nn.Module):
         mean = self.variable('batch_stats', 'mean', jnp.zeros, ())
         if train:
             mean.value = images.mean()
-        x = images.reshape(len(images), -1).astype(jnp.float16) * self.factor
+        x = (self.factor * images.reshape(len(images), -1)).astype(jnp.float16)
         return nn.Dense(4, dtype=jnp.float16)(x).astype(jnp.float32)
 
 
