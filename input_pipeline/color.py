@@ -88,21 +88,21 @@ def _hue(channels, factors):
     red, green, blue = channels
     value = jnp.maximum(jnp.maximum(red, green), blue)
     chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
-    scale = 1 / jnp.where(chroma == 0, 1, chroma)  # grey pixels have no hue, and need none
-    sector = jnp.where(
+    # The hue in sixths of a turn, from -1 to 5, times the chroma: a division would take most of the time.
+    hue = jnp.where(
         value == red,
-        (green - blue) * scale,
-        jnp.where(value == green, 2 + (blue - red) * scale, 4 + (red - green) * scale),
+        green - blue,
+        jnp.where(value == green, 2 * chroma + (blue - red), 4 * chroma + (red - green)),
     )
-    sector += 6 * _spread(factors)
 
     # Each channel is the value less the chroma times how far the hue is from that channel's third.
     def turned(third):
-        distance = sector + third
-        distance -= 6 * jnp.floor(distance / 6)  # `%` takes twice as long
-        return value - chroma * jnp.minimum(distance, 4 - distance).clip(0, 1)
+        offset = (6 * factors + third + 3) % 6 - 3
+        away = hue + chroma * _spread(offset)
+        away = jnp.where(away > 3 * chroma, away - 6 * chroma, away)
+        return value - (2 * chroma - jnp.abs(away)).clip(0, chroma)
 
-    return [turned(third) for third in (5, 3, 1)]
+    return [turned(third) for third in (3, 1, -1)]
 
 
 ADJUSTMENTS = {'brightness': _brightness, 'contrast': _contrast, 'saturation': _saturation, 'hue': _hue}
