@@ -51,7 +51,7 @@ def perspective(images: jax.Array, corners: jax.Array) -> jax.Array:
     """Moves the corners of each image (torchvision.transforms.functional.perspective, bilinear).
 
     `corners` are int32[batch, 4, 2]: x and y, in pixels, to which the upper left, upper right, lower right
-    and lower left pixels go. They may not lie on one line.
+    and lower left pixels go. No three of them may lie on one line.
     """
     height, width = images.shape[1:3]
     x, y = jnp.moveaxis(corners.astype(jnp.float32), 0, -1).swapaxes(0, 1)

@@ -113,7 +113,7 @@ RULES: dict[str, Rule] = {
     'augmentation.rotation_fill': _between(0, 1),
     'augmentation.perspective': _from_to(0, 1),
     'augmentation.perspective_probability': _between(0, 1),
-    'augmentation.blur': lambda v: None if v == 0 or (v > 0 and v % 2 == 1) else 'odd, or 0',
+    'augmentation.blur': lambda v: None if v == 0 or (v > 1 and v % 2 == 1) else 'odd and above 1, or 0',
     'augmentation.blur_sigma_min': _above(0),
     'augmentation.blur_sigma_max': _above(0),
     'augmentation.auto': _one_of('none', 'randaugment', 'trivialaugment'),

@@ -96,9 +96,9 @@ class Training:
         """Trains (the rest of) an epoch, evaluates it, and saves and logs what it gave."""
         progress, epoch = self.progress, self.progress.epoch
         applied = self._train_epoch(data, epoch, interruption)
-        if not progress.sums['count']:  # float16 skips the steps whose gradients overflow
+        if not progress.sums['count']:  # float16 leaves out the steps whose loss overflows
             step = (epoch + 1) * self.experiment.steps
-            raise NonFiniteLoss(self._non_finite('gradients of a whole epoch', step))
+            raise NonFiniteLoss(self._non_finite('train loss of a whole epoch', step))
         record = {
             'epoch': epoch + 1,
             'step': (epoch + 1) * self.experiment.steps,

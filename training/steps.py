@@ -43,7 +43,8 @@ def create_train_step(
     one.
 
     Where the state has a loss scale and gradients overflow, the step is skipped: it changes nothing but its
-    number and the scale, and counts in no sum. At a scale below 1 that is no longer borne: its loss is NaN.
+    number and the scale. Where the loss itself did, it counts in no sum. At a scale below 1 that is no longer
+    borne: the loss is NaN.
 
     Args:
       config: reads seed, loss, loss_scale, ema, model.cosine_scale and optimizer.accumulation_steps.
@@ -97,12 +98,11 @@ def create_train_step(
 
 
 def _skip_overflow(old, new, sums, finite, config):
-    kept, sums = jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old), (new, sums), (old, jax.tree.map(jnp.zeros_like, sums))
-    )
+    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+    kept = kept.replace(step=new.step, loss_scale=next_loss_scale(old.loss_scale, finite, config))
+    sums = {name: jnp.where(jnp.isfinite(sums['loss']), value, 0) for name, value in sums.items()}
     bearable = finite | (old.loss_scale.value >= 1)
-    sums['loss'] = jnp.where(bearable, sums['loss'], jnp.nan)
-    return kept.replace(step=new.step, loss_scale=next_loss_scale(old.loss_scale, finite, config)), sums
+    return kept, {**sums, 'loss': jnp.where(bearable, sums['loss'], jnp.nan)}
 
 
 def _create_gradients(config: ConfigDict, model: nn.Module, *, unroll: bool) -> Callable:

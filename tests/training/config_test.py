@@ -68,7 +68,7 @@ def test_defaults_are_allowed():
         ('augmentation.rotation_interpolation', 'bicubic', 'one of nearest, bilinear'),
         ('augmentation.hue', 0.6, 'from 0 to 0.5'),
         ('augmentation.perspective', 1.0, 'at least 0 and below 1'),
-        ('augmentation.blur', -3, 'odd, or 0'),
+        ('augmentation.blur', 1, 'odd and above 1, or 0'),
         ('augmentation.auto', 'autoaugment', 'one of none, randaugment, trivialaugment'),
         ('augmentation.randaugment_ops', 0, 'at least 1'),
         ('augmentation.randaugment_magnitude', 31, 'from 0 to 30'),
