@@ -17,6 +17,7 @@ _SPLIT = flags.DEFINE_string('split', 'test', 'val (what was held out of train) 
 _DATASET = flags.DEFINE_string('dataset', None, "Another dataset with the same classes; default: the run's.")
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where the datasets lie now; default: where they lay then.')
 _PREDICTIONS = flags.DEFINE_string('predictions', None, 'CSV file for id, label, predicted, confidence.')
+_joined = command_line.define_process_flags()
 flags.mark_flag_as_required('workdir')
 
 
@@ -25,16 +26,26 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f'unexpected argument {argv[1]!r}')
     with command_line.explained():
         command_line.prepare_jax()
-        from training.evaluation import evaluate
+        with _joined() as is_main:
+            result = _evaluate()
+    if is_main:
+        _print(result)
 
-        result = evaluate(
-            Path(_WORKDIR.value),
-            checkpoint=_CHECKPOINT.value,
-            split=_SPLIT.value,
-            dataset=_DATASET.value,
-            data_dir=_DATA_DIR.value,
-            predictions=_PREDICTIONS.value,
-        )
+
+def _evaluate() -> dict:
+    from training.evaluation import evaluate
+
+    return evaluate(
+        Path(_WORKDIR.value),
+        checkpoint=_CHECKPOINT.value,
+        split=_SPLIT.value,
+        dataset=_DATASET.value,
+        data_dir=_DATA_DIR.value,
+        predictions=_PREDICTIONS.value,
+    )
+
+
+def _print(result: dict) -> None:
     print(f'{result["dataset"]} {result["split"]}, {result["count"]:,} images, step {result["step"]:,}')
     print(f'loss                {result["loss"]:.4f}')
     print(f'top-1 accuracy      {result["accuracy"]:.2%}')

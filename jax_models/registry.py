@@ -36,7 +36,12 @@ def stage_count(config: ConfigDict) -> int | None:
 
 
 def create_model(
-    config: ConfigDict, *, num_classes: int, dtype=jnp.float32, axis_name: str | None = None
+    config: ConfigDict,
+    *,
+    num_classes: int,
+    dtype=jnp.float32,
+    axis_name: str | None = None,
+    batch_norm_groups: int = 1,
 ) -> nn.Module:
     """Builds the module that `config` describes.
 
@@ -46,6 +51,7 @@ def create_model(
       num_classes: number of logits.
       dtype: of the computation; parameters, statistics and logits are float32.
       axis_name: mapped axis over which batch statistics are shared (pmap), None under jit.
+      batch_norm_groups: parts of a training batch that batch norm treats apart (layers.BatchNorm).
 
     Returns:
       A module; `module.apply(variables, images, train=False)` gives logits, float32[batch, num_classes],
@@ -85,7 +91,7 @@ def create_model(
         kernel_sizes=tuple(config.kernel_sizes) or (3,) * len(stage_sizes),
         shortcut_kernel_sizes=tuple(config.shortcut_kernel_sizes) or (1,) * len(stage_sizes),
         head_sizes=tuple(config.head_sizes),
-        norm=partial(BatchNorm, axis_name=axis_name),
+        norm=partial(BatchNorm, axis_name=axis_name, groups=batch_norm_groups),
         stem_gate=gate if config.se == 'stem' else None,
         block_gate=gate if config.se == 'blocks' else None,
         block_dropout=config.block_dropout,

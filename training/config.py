@@ -17,7 +17,7 @@ from training import ConfigError
 from training.keys import flatten, nearest_key
 from training.losses import LOSSES
 from training.optimizers import OPTIMIZERS
-from training.schedules import INTERVALS, SCHEDULES
+from training.schedules import BATCH_SCALINGS, INTERVALS, SCHEDULES, highest_rate
 
 Rule = Callable[[Any], str | None]  # what a value must be, or None where it is
 
@@ -131,11 +131,14 @@ RULES: dict[str, Rule] = {
     'model.initialization': _one_of(*INITIALIZERS),
     'model.zero_init_last_norm': _anything,
     'model.convolution': _one_of('auto', 'xla', 'winograd'),
+    'batch_norm.sync': _anything,
     'loss.name': _one_of(*LOSSES),
     'loss.label_smoothing': _from_to(0, 1),
     'loss.focal_gamma': _at_least(0),
     'optimizer.name': _one_of(*OPTIMIZERS),
     'optimizer.learning_rate': _above(0),
+    'optimizer.scale_with_batch': _one_of(*BATCH_SCALINGS),
+    'optimizer.reference_batch': _at_least(1),
     'optimizer.momentum': _from_to(0, 1),
     'optimizer.nesterov': _anything,
     'optimizer.beta1': _from_to(0, 1),
@@ -251,10 +254,10 @@ def _check_together(config: ConfigDict) -> None:
 
 def _check_schedule(config: ConfigDict) -> None:
     schedule = config.schedule
-    if schedule.final_learning_rate > config.optimizer.learning_rate:
+    if schedule.final_learning_rate > highest_rate(config):
         raise ConfigError(
-            f'config.schedule.final_learning_rate={schedule.final_learning_rate}: must not exceed '
-            f'config.optimizer.learning_rate={config.optimizer.learning_rate}'
+            f'config.schedule.final_learning_rate={schedule.final_learning_rate}: must not exceed the highest '
+            f'rate, {highest_rate(config):g} (config.optimizer.learning_rate, scaled with the batch)'
         )
     if schedule.name != 'constant' and schedule.warmup_epochs >= config.epochs:
         raise ConfigError(

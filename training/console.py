@@ -12,8 +12,8 @@ PLAIN_SECONDS = 30  # between lines within an epoch where there is no bar
 class Console:
     """Prints a run's messages, epochs and progress to stdout."""
 
-    def __init__(self):
-        self._rich = RichConsole(highlight=False, soft_wrap=True)
+    def __init__(self, *, quiet: bool = False):
+        self._rich = RichConsole(highlight=False, soft_wrap=True, quiet=quiet)
         self._bar: Progress | None = None
         self._next_line = 0.0
 
@@ -26,7 +26,7 @@ class Console:
         self._title = f'epoch {epoch}/{epochs}'
         self._steps = steps
         self._next_line = time.monotonic() + PLAIN_SECONDS
-        if self._rich.is_terminal:
+        if self._rich.is_terminal and not self._rich.quiet:
             columns = TextColumn('{task.description}'), BarColumn(20), TextColumn('{task.fields[status]}')
             self._bar = Progress(*columns, TimeRemainingColumn(), console=self._rich, transient=True)
             self._task = self._bar.add_task(self._title, total=steps, status='compiling …')

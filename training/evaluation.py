@@ -18,6 +18,7 @@ from training.checkpoints import KEPT, Checkpoints
 from training.evaluation_metrics import summarize
 from training.experiment import Experiment, create_experiment, resolve
 from training.parallel import SUMS
+from training.processes import in_turn
 from training.tracking import write_json
 
 
@@ -30,7 +31,7 @@ class Evaluator:
         rows = evaluation_order(loader.size, experiment.config.batch_size)
         self._rows = len(rows)
         self._order = self._execution.place_order(rows)
-        self._data = self._execution.replicate(loader.arrays)
+        self._data = self._execution.place_data(loader.arrays)
 
     def metrics(self, run: Callable, variables: Any) -> dict[str, float]:
         """Returns mean loss (nats) and accuracy, by `run` of compile_evaluate."""
@@ -47,7 +48,8 @@ class Evaluator:
 
     def logits(self, run: Callable, variables: Any) -> np.ndarray:
         """Returns float32[n, classes] in the split's order, by `run` of compile_predict."""
-        rows = [np.asarray(run(variables, self._data, self._order, row)) for row in range(self._rows)]
+        fetch = self._execution.fetch
+        rows = [fetch(run(variables, self._data, self._order, row)) for row in range(self._rows)]
         return np.concatenate(rows)[: self._loader.size]
 
 
@@ -105,6 +107,8 @@ def evaluate(
         'split': split,
         **summarize(logits, labels),
     }
+    if not experiment.execution.is_main:
+        return result
     stem = f'{checkpoint}-{result["dataset"]}-{split}'
     write_json(workdir / 'evaluations' / f'{stem}.json', result)
     title = f'{workdir.name}, {checkpoint} (step {step:,}), {result["dataset"]} {split}'
@@ -150,7 +154,8 @@ def _loader(experiment: Experiment, dataset: str, split: str) -> Resident:
         return experiment.loaders[split]
     if split == 'val':
         raise DataError(f'{dataset} has no split val: this run held nothing out of it.')
-    other = sources.load(ConfigDict({**config.to_dict(), 'name': dataset}), (split,))
+    there = ConfigDict({**config.to_dict(), 'name': dataset})
+    other = in_turn(lambda: sources.load(there, (split,)))
     if other.class_names != experiment.dataset.class_names:
         theirs, ours = (', '.join(d.class_names[:3]) for d in (other, experiment.dataset))
         raise DataError(

@@ -21,6 +21,7 @@ from jax_models import create_model, summary
 from training import ConfigError
 from training.optimizers import create_optimizer
 from training.parallel import Execution
+from training.processes import in_turn
 from training.state import TrainState, create_state
 from training.steps import augment_batch, create_predict_step, create_train_step
 
@@ -128,14 +129,18 @@ def create_experiment(
     execution = Execution(config.parallel, devices)
     _check_batch(config, execution.device_count)
     if dataset is None:
-        dataset = sources.load(config.dataset, check=functools.partial(_check_model, config.model))
+        check = functools.partial(_check_model, config.model)
+        dataset = in_turn(lambda: sources.load(config.dataset, check=check))
     loaders = _create_loaders(config, dataset)
 
     mean, std = normalization.constants(config.dataset.normalization, dataset)
     before, after = augment.create_augmentation(config.augmentation)
     dtype = jnp.dtype(config.precision)
     model = create_model(
-        config.model, num_classes=dataset.num_classes, dtype=dtype, axis_name=execution.axis_name
+        config.model,
+        num_classes=dataset.num_classes,
+        dtype=dtype,
+        **execution.batch_norm(sync=config.batch_norm.sync),
     )
     return Experiment(
         config=config,
