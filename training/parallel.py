@@ -1,4 +1,4 @@
-"""How steps are executed: under jit over a mesh or under pmap, one or many in a dispatch, in one process or more.
+"""How steps are executed: under jit over a mesh or under pmap, one or many in a dispatch.
 
 The only module that knows where arrays live. The rest hands over plain arrays and pure steps, and gets
 plain arrays back. Of several processes each hands over the same arrays and gets the same back.
