@@ -45,6 +45,8 @@ def main(argv: list[str]) -> None:
 
             find_batch_size(_CONFIG.value)
             return
+        import jax
+
         from training.interruption import Interrupted
         from training.run import run
 
@@ -53,9 +55,9 @@ def main(argv: list[str]) -> None:
                 run(_CONFIG.value, Path(_WORKDIR.value or f'runs/{file.stem}'))
         except Interrupted as interrupted:
             if is_main:
-                print(
-                    f'{interrupted}; saved. Continue with:\n  python {shlex.join(sys.argv)}', file=sys.stderr
-                )
+                several = jax.process_count() > 1  # what started them is not known here
+                again = ' the same command' if several else f':\n  python {shlex.join(sys.argv)}'
+                print(f'{interrupted}; saved. Continue with{again}', file=sys.stderr)
             sys.exit(interrupted.exit_code)
 
 

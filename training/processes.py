@@ -190,11 +190,12 @@ class Watch:
     def fail(self, error: BaseException) -> None:
         """Tells everyone of an error, and ends all processes."""
         where = f'process {self._index} ({self._here})'
+        if isinstance(error, ConfigError):
+            self._end(str(error), kind='common')  # all have it alike
         if isinstance(error, USER_ERRORS):
-            # All may have it alike: process 0 says it for them.
-            self._end(f'{error}' + (f' [{where}]' if self._index else ''), silent=self._index != 0)
+            self._end(f'{where}: {error}')
         traceback.print_exception(error)
-        self._end(f'{where} failed: {type(error).__name__}: {str(error).splitlines()[:1]}')
+        self._end(f'{where} failed: {type(error).__name__}: {error}')
 
     def _listen(self, connection: socket.socket) -> None:
         who, left = 'a process', False
@@ -206,16 +207,19 @@ class Watch:
                 elif kind == 'bye':
                     left = True
                 else:
-                    self._end(text, silent=kind == 'silent' and self._index != 0)
+                    self._end(text, kind)
         if not left:
             self._end(f'{who} ended unexpectedly; run the same command again to continue')
 
-    def _end(self, message: str, *, silent: bool = False) -> None:
+    def _end(self, message: str, kind: str = 'error') -> None:
+        """Passes a message on, prints it (of `common` ones only process 0 does), and ends the process."""
         self._ending.acquire()  # for good: the first message counts
-        one_line = ' '.join(message.split())
-        self._tell(f'{"silent" if silent else "error"} {one_line}')
-        if not silent:
-            print(f'error: {one_line}', file=sys.stderr, flush=True)
+        line = ' '.join(message.split())
+        self._tell(f'{kind} {line}')
+        if kind == 'error' or self._index == 0:
+            print(f'error: {line}', file=sys.stderr, flush=True)
+        if self._index == 0:
+            time.sleep(1)  # JAX ends the others with a page of its own once it misses this one
         os._exit(1)
 
     def _tell(self, line: str) -> None:
