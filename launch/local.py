@@ -7,13 +7,14 @@ One process for all GPUs is as fast and needs no launcher: this is to try out on
 many, or to give every GPU a Python process of its own. The program must take --coordinator, --process_count
 and --process_id, as train.py and evaluate.py do.
 
-Shows what process 0 prints, and the error output of the others with their number before it. Signals go to all.
-Once a process has failed the others end within seconds; the exit code is that of the first.
+Shows what process 0 prints, and the error output of the others with their number before it. Signals go to
+all. Once a process has failed the others end within seconds; the exit code is that of the first.
 """
 
 import argparse
 import contextlib
 import ctypes
+import math
 import os
 import signal
 import socket
@@ -93,16 +94,18 @@ def _show(process: subprocess.Popen, index: int) -> None:
 
 
 def _wait(processes: list[subprocess.Popen]) -> int:
-    code, deadline = 0, None
-    while any(process.poll() is None for process in processes):
-        failed = [process.returncode for process in processes if process.returncode]
+    code, deadline = 0, math.inf
+    while True:
+        codes = [process.poll() for process in processes]
+        failed = [one for one in codes if one]
         if failed and not code:
             code, deadline = failed[0], time.monotonic() + PATIENCE
-        if deadline is not None and time.monotonic() > deadline:
+        if None not in codes:
+            break
+        if time.monotonic() > deadline:
             for process in processes:
                 process.kill()
         time.sleep(0.1)
-    code = code or next((process.returncode for process in processes if process.returncode), 0)
     return 128 - code if code < 0 else code
 
 

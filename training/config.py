@@ -258,7 +258,11 @@ def _check_schedule(config: ConfigDict) -> None:
         raise ConfigError(
             f'config.schedule.final_learning_rate={schedule.final_learning_rate}: must not exceed '
             f'config.optimizer.learning_rate={config.optimizer.learning_rate}'
-            + ('' if config.optimizer.scale_with_batch == 'none' else f' ({highest_rate(config):g} when scaled)')
+            + (
+                ''
+                if config.optimizer.scale_with_batch == 'none'
+                else f' ({highest_rate(config):g} when scaled)'
+            )
         )
     if schedule.name != 'constant' and schedule.warmup_epochs >= config.epochs:
         raise ConfigError(
