@@ -12,39 +12,60 @@ from PIL import Image
 
 _IMAGES_PER_PROCESS = 5000  # fewer are decoded before another process has started
 _FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'GIF')  # named, because trying all that Pillow knows takes longer
-_MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
+MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
 
 
 def process_count(images: int) -> int:
     """How many processes decode so many images fastest; 1 is this one, without any worker."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    return max(1, min(cores, images // _IMAGES_PER_PROCESS, 16))
+    return max(1, min(core_count(), images // _IMAGES_PER_PROCESS, 16))
+
+
+def core_count() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 class UndecodableImage(Exception):
     """Arguments: the image's position in its chunk, counted from 0, and why."""
 
 
-def decode(encoded: list[bytes], shape: tuple[int, int, int]) -> np.ndarray:
+def decode(encoded: list[bytes], shape: tuple[int, int, int], *, resize: bool = False) -> np.ndarray:
     """Returns uint8[n, *shape] from n PNG, JPEG or WebP files.
+
+    With `resize`, images may have any size and `shape` is square: their short side becomes its side, then
+    the square in the middle is cut out (torchvision's Resize, with antialias, and CenterCrop on PIL images).
 
     Raises:
         UndecodableImage: on the first that is damaged or of another shape.
     """
-    mode = _MODES[shape[-1]]
+    mode = MODES[shape[-1]]
     images = np.empty((len(encoded), *shape), np.uint8)
     for index, content in enumerate(encoded):
         try:
             with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
                 pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+            if resize:
+                pixels = _resized(pixels, shape[0])
             images[index] = pixels.reshape(shape)
         except Exception as error:  # Pillow raises many kinds, not all of which a worker can send back
             raise UndecodableImage(index, str(error)) from None
     return images
 
 
-def decode_all(chunks: Iterable[tuple], shape: tuple[int, int, int], processes: int) -> Iterator[tuple]:
-    """Yields `(decode(encoded, shape), *rest)` for each `(encoded, *rest)`, in order, few of them in memory.
+def _resized(pixels: np.ndarray, side: int) -> np.ndarray:
+    height, width = pixels.shape[:2]
+    if min(height, width) != side:
+        short = min(height, width)
+        height, width = (side if x == short else int(side * x / short) for x in (height, width))
+        pixels = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+    top, left = round((height - side) / 2), round((width - side) / 2)
+    return pixels[top : top + side, left : left + side]
+
+
+def decode_all(
+    chunks: Iterable[tuple], shape: tuple[int, int, int], processes: int, *, resize: bool = False
+) -> Iterator[tuple]:
+    """Yields `(decode(encoded, …), *rest)` for each `(encoded, *rest)`, in order, few of them in memory.
 
     Raises:
         UndecodableImage: see `decode`.
@@ -52,13 +73,13 @@ def decode_all(chunks: Iterable[tuple], shape: tuple[int, int, int], processes: 
     """
     if processes == 1:
         for encoded, *rest in chunks:
-            yield decode(encoded, shape), *rest
+            yield decode(encoded, shape, resize=resize), *rest
         return
     # Not forked: JAX may run threads by now, whose locks a fork would copy.
     with ProcessPoolExecutor(processes, multiprocessing.get_context('spawn')) as pool:
         pending = deque()
         for encoded, *rest in chunks:
-            pending.append((pool.submit(decode, encoded, shape), rest))
+            pending.append((pool.submit(decode, encoded, shape, resize=resize), rest))
             if len(pending) > 2 * processes:
                 future, rest = pending.popleft()
                 yield future.result(), *rest

@@ -1,4 +1,4 @@
-"""Where images come from: a TFDS dataset or scikit-learn's digits, as uint8 arrays."""
+"""Where images come from: a TFDS dataset, an image folder or scikit-learn's digits, as uint8 arrays."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ class Split(NamedTuple):
     """One split, in an order that never changes."""
 
     images: np.ndarray  # uint8[n, height, width, channels]; a read-only np.memmap if cached on disk
-    labels: np.ndarray  # int32[n]
+    labels: np.ndarray  # int32[n]; -1 where an image has none
     ids: np.ndarray  # str[n]: the dataset's own where it has any, else '<split>-<index>'
 
 
@@ -53,7 +53,7 @@ def load(
     """Loads splits of `config.dataset`; the first time it prepares the dataset and decodes its images.
 
     Args:
-        dataset_config: reads name, data_dir, manual_dir and cache_dir.
+        dataset_config: reads name, data_dir, manual_dir, cache_dir, folder, bad_images and image_size.
         splits: which ones; names as the dataset has them.
         progress: show a progress bar (True) or one plain line (False) on stderr while something takes long;
             None: a bar if stderr is a terminal.
@@ -64,13 +64,16 @@ def load(
         DataError: on anything that is not there, not readable or not writable.
     """
     progress = sys.stderr.isatty() if progress is None else progress
-    load_source = _digits if dataset_config.name == 'digits' else _tfds
+    on_disk = dataset_config.folder or dataset_config.name != 'digits'
+    load_source = _tfds if on_disk else _digits
     return load_source(dataset_config, splits, progress, check)
 
 
 def _digits(dataset_config: ConfigDict, splits: Sequence[str], progress: bool, check: Callable) -> Dataset:
     """The 1,797 handwritten digits of scikit-learn, 8x8 grey; a fixed fifth of each class is `test`."""
-    _check_splits('digits', splits, ('train', 'test'))
+    records.check_splits('digits', splits, ('train', 'test'))
+    if dataset_config.image_size not in (0, 8):
+        raise DataError('config.dataset.image_size: the digits have 8 x 8 pixels, and are not resized.')
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -88,19 +91,18 @@ def _digits(dataset_config: ConfigDict, splits: Sequence[str], progress: bool, c
 
 
 def _tfds(dataset_config: ConfigDict, splits: Sequence[str], progress: bool, check: Callable) -> Dataset:
-    prepared = prepare.find_or_prepare(
-        dataset_config.name, dataset_config.data_dir, dataset_config.manual_dir, progress
-    )
+    prepared = prepare.find_or_prepare(dataset_config, splits, progress)
     name = prepared.name  # without any :version
-    _check_splits(name, splits, prepared.splits)
+    image_size = dataset_config.image_size
     # The folder is part of the key, so that two copies of a dataset do not replace each other's cache.
     location = hashlib.sha256(str(prepared.folder.resolve()).encode()).hexdigest()[:8]
-    folder = _cache_dir(dataset_config.cache_dir) / name / f'{prepared.version}-{location}'
+    size = f'-{image_size}px' if image_size else ''
+    folder = _cache_dir(dataset_config.cache_dir) / name / f'{prepared.version}-{location}{size}'
     loaded, class_names = {}, ()
     for split in splits:
         entries = cache.read(folder, split, prepared.fingerprint)
         if entries is None:
-            source = records.Records(prepared, split)
+            source = records.Records(prepared, split, image_size)
             if not loaded:
                 check(source.shape, len(source.class_names))
             _fill_cache(folder, source, prepared, progress)
@@ -112,12 +114,6 @@ def _tfds(dataset_config: ConfigDict, splits: Sequence[str], progress: bool, che
         class_names = tuple(str(name) for name in entries['class_names'])
         loaded[split] = Split(entries['images'], entries['labels'], entries['ids'])
     return Dataset(name, prepared.version, class_names, loaded)
-
-
-def _check_splits(name: str, splits: Sequence[str], available: Sequence[str]) -> None:
-    for split in splits:
-        if split not in available:
-            raise DataError(f'{name} has no split {split!r}; it has {", ".join(available)}.')
 
 
 def _cache_dir(cache_dir: str) -> Path:

@@ -16,7 +16,7 @@ from input_pipeline.loaders import Resident, evaluation_order
 from training import CheckpointError, plots
 from training.checkpoints import KEPT, Checkpoints
 from training.evaluation_metrics import summarize
-from training.experiment import Experiment, create_experiment, resolve
+from training.experiment import Experiment, check_labelled, create_experiment, resolve
 from training.parallel import SUMS
 from training.processes import in_turn
 from training.tracking import write_json
@@ -57,7 +57,7 @@ def evaluate(
     workdir: Path,
     *,
     checkpoint: str = 'best',
-    split: str = 'test',
+    split: str | None = None,
     dataset: str | None = None,
     data_dir: str | None = None,
     predictions: Path | None = None,
@@ -68,7 +68,8 @@ def evaluate(
     Args:
       workdir: of a run.
       checkpoint: best, last, or a step.
-      split: val (what was held out of train, as train then is the rest) or a split of the dataset.
+      split: train, val or test as the run used them, or a split of the dataset; test by default, or val
+        where the run had no test.
       dataset: another one with the same classes; the run's by default.
       data_dir: where the datasets lie; where they lay in training by default.
       predictions: CSV file to write: id, label, predicted, confidence.
@@ -94,6 +95,8 @@ def evaluate(
     if data_dir is not None:
         config.dataset.data_dir = data_dir
     experiment = create_experiment(resolve(config, devices), devices)
+    if split is None:
+        split = _default_split(config.dataset) if dataset in (None, config.dataset.name) else 'test'
     loader = _loader(experiment, dataset or config.dataset.name, split)
     variables = experiment.execution.replicate(restore_variables(experiment, checkpoints, name, step))
 
@@ -148,14 +151,22 @@ def _find(checkpoints: Checkpoints, checkpoint: str) -> tuple[str, int]:
     )
 
 
+def _default_split(config: ConfigDict) -> str:
+    if not config.test_split and not (config.validation or config.validation_split):
+        raise DataError('This run has neither validation nor test images: name a --split of the dataset.')
+    return 'test' if config.test_split else 'val'
+
+
 def _loader(experiment: Experiment, dataset: str, split: str) -> Resident:
     config = experiment.config.dataset
     if dataset == config.name and split in experiment.loaders:
         return experiment.loaders[split]
     if split == 'val':
         raise DataError(f'{dataset} has no split val: this run held nothing out of it.')
-    there = ConfigDict({**config.to_dict(), 'name': dataset})
+    folder = config.folder if dataset == config.name else ''
+    there = ConfigDict({**config.to_dict(), 'name': dataset, 'folder': folder})
     other = in_turn(lambda: sources.load(there, (split,)))
+    check_labelled(other, split)
     if other.class_names != experiment.dataset.class_names:
         theirs, ours = (', '.join(d.class_names[:3]) for d in (other, experiment.dataset))
         raise DataError(

@@ -24,6 +24,10 @@ def nearest_key(key: str) -> str:
     """Returns the declared key that is most like a mistyped one."""
     keys = list(flatten(default.get_config()))
     by_end = {k.rsplit('.', 1)[-1]: k for k in keys}
+    by_initials = {''.join(word[0] for word in end.split('_')): k for end, k in by_end.items() if '_' in end}
+    end = key.rsplit('.', 1)[-1]
+    if end in by_initials:  # lr, wd, bs
+        return by_initials[end]
     close = difflib.get_close_matches(key, keys, 1, 0)
-    close_end = difflib.get_close_matches(key.rsplit('.', 1)[-1], by_end, 1, 0.8)
+    close_end = difflib.get_close_matches(end, by_end, 1, 0.8)
     return by_end[close_end[0]] if close_end else close[0]
