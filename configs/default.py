@@ -180,6 +180,14 @@ def get_config() -> ConfigDict:
     checkpoint.every_epochs = 1  # 0: only at the end and when interrupted
     checkpoint.every_steps = 0  # additionally; 0: off
 
+    # Pairs of images of people, compared by the cosine similarity of their features after every epoch.
+    config.verification = verification = ConfigDict()
+    # File of lines `image image 0|1`, or .csv with a header line; looked up in dataset.folder too. '': none.
+    verification.pairs = ''
+    verification.split = 'ver_data'  # holds the images, whose names in the file may begin with it
+    verification.flip = False  # average the features of an image and of its mirror image
+    verification.resamples = 1000  # of the bootstrap whose intervals results.json gives; 0: no intervals
+
     config.wandb = wandb = ConfigDict()
     wandb.mode = 'disabled'  # disabled, offline, online
     wandb.project = 'jax-classifiers'

@@ -75,7 +75,10 @@ def _anything(value) -> None:
     return None
 
 
-METRICS = ('train_loss', 'train_accuracy', 'val_loss', 'val_accuracy', 'test_loss', 'test_accuracy')
+METRICS = (
+    *('train_loss', 'train_accuracy', 'val_loss', 'val_accuracy', 'test_loss', 'test_accuracy'),
+    *('verification_eer', 'verification_auc', 'verification_accuracy'),
+)
 
 
 RULES: dict[str, Rule] = {
@@ -190,6 +193,10 @@ RULES: dict[str, Rule] = {
     'early_stopping.metric': _one_of('auto', *METRICS),
     'checkpoint.every_epochs': _at_least(0),
     'checkpoint.every_steps': _at_least(0),
+    'verification.pairs': _anything,
+    'verification.split': lambda value: None if value else 'the name of a split, such as ver_data',
+    'verification.flip': _anything,
+    'verification.resamples': _at_least(0),
     'wandb.mode': _one_of('disabled', 'offline', 'online'),
     'wandb.project': _anything,
     'wandb.entity': _anything,
@@ -211,6 +218,7 @@ _MAY_CHANGE = (
     'model.convolution',
     'early_stopping.',
     'checkpoint.',
+    'verification.resamples',
     'wandb.',
 )
 
@@ -305,12 +313,17 @@ def _check_schedule(config: ConfigDict) -> None:
     if schedule.name == 'plateau':
         metric = schedule.plateau_metric
         _check_metric(config, 'schedule.plateau_metric', metric)
-        better = 'max' if metric.endswith('accuracy') else 'min'
+        better = 'max' if higher_is_better(metric) else 'min'
         if schedule.plateau_mode != better:
             raise ConfigError(
                 f'config.schedule.plateau_mode={schedule.plateau_mode}: must be {better} for '
                 f'config.schedule.plateau_metric={metric}'
             )
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether a metric of a run, such as val_loss, is to be large."""
+    return metric.endswith(('accuracy', 'auc'))
 
 
 def _check_metric(config: ConfigDict, key: str, metric: str) -> None:
@@ -321,6 +334,7 @@ def _check_metric(config: ConfigDict, key: str, metric: str) -> None:
             config.dataset.validation or config.dataset.validation_split,
         ),
         'test': ('dataset.watch_test', config.dataset.watch_test),
+        'verification': ('verification.pairs', config.verification.pairs),
     }
     other, there = needed.get(metric.split('_')[0], ('', True))
     if not there:

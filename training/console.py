@@ -12,8 +12,8 @@ PLAIN_SECONDS = 30  # between lines within an epoch where there is no bar
 class Console:
     """Prints a run's messages, epochs and progress to stdout."""
 
-    def __init__(self, *, quiet: bool = False):
-        self._rich = RichConsole(highlight=False, soft_wrap=True, quiet=quiet)
+    def __init__(self):
+        self._rich = RichConsole(highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
         self._next_line = 0.0
 
@@ -26,7 +26,7 @@ class Console:
         self._title = f'epoch {epoch}/{epochs}'
         self._steps = steps
         self._next_line = time.monotonic() + PLAIN_SECONDS
-        if self._rich.is_terminal and not self._rich.quiet:
+        if self._rich.is_terminal:
             columns = TextColumn('{task.description}'), BarColumn(20), TextColumn('{task.fields[status]}')
             self._bar = Progress(*columns, TimeRemainingColumn(), console=self._rich, transient=True)
             self._task = self._bar.add_task(self._title, total=steps, status='compiling …')
@@ -57,6 +57,9 @@ class Console:
             if f'{split}_loss' in record:
                 loss, accuracy = record[f'{split}_loss'], record[f'{split}_accuracy']
                 parts.append(f'{split} loss {loss:.3f} accuracy {100 * accuracy:5.2f} %')
+        if 'verification_eer' in record:
+            eer, accuracy = 100 * record['verification_eer'], 100 * record['verification_accuracy']
+            parts.append(f'pairs EER {eer:5.2f} % accuracy {accuracy:5.2f} %')
         parts.append(f'lr {record["learning_rate"]:.2g}')
         parts.append(f'{record["seconds"]:.1f} s  {record["images_per_second"]:,.0f} img/s')
         if best:

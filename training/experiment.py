@@ -18,12 +18,12 @@ from input_pipeline import DataError, augment, normalization, prepare, sources
 from input_pipeline.loaders import Resident, steps_per_epoch, training_order
 from input_pipeline.splits import carve_validation
 from jax_models import create_model, summary
-from training import ConfigError
+from training import ConfigError, pairs
 from training.optimizers import create_optimizer
 from training.parallel import Execution
 from training.processes import in_turn
 from training.state import TrainState, create_state
-from training.steps import augment_batch, create_predict_step, create_train_step
+from training.steps import augment_batch, create_feature_step, create_predict_step, create_train_step
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-datasets', 'numpy')
 
@@ -74,6 +74,7 @@ class Experiment:
       loaders: train, and val and test where the config names or holds out such images.
       model: as trained; `create_model` again for another use.
       steps: per epoch, the smaller last one included where it is kept.
+      paired: the pairs of `config.verification` with their images, where it names any.
     """
 
     config: ConfigDict
@@ -87,6 +88,7 @@ class Experiment:
     model: nn.Module
     optimizer: optax.GradientTransformation
     steps: int
+    paired: pairs.PairedImages | None
 
     def create_state(self) -> TrainState:
         """Returns the state before the first step."""
@@ -116,6 +118,9 @@ class Experiment:
     def predict_step(self) -> Callable:
         return create_predict_step(self.model, normalize=self.normalize)
 
+    def feature_step(self, *, flip: bool) -> Callable:
+        return create_feature_step(self.model, normalize=self.normalize, flip=flip)
+
 
 def create_experiment(
     config: ConfigDict, devices: Sequence[jax.Device], dataset: sources.Dataset | None = None
@@ -129,8 +134,9 @@ def create_experiment(
 
     Raises:
       ConfigError: the batch does not fit the devices, or the model the images or its limit.
-      DataError: the dataset cannot be loaded.
+      DataError: the dataset or the pairs cannot be loaded.
     """
+    labelled = pairs.read_labelled(config) if config.verification.pairs else None
     execution = Execution(config.parallel, devices)
     _check_batch(config, execution.device_count)
     if dataset is None:
@@ -138,6 +144,10 @@ def create_experiment(
         names = _split_names(config.dataset)
         dataset = in_turn(lambda: sources.load(config.dataset, names, check=check))
     loaders = _create_loaders(config.dataset, dataset)
+    paired = None
+    if labelled is not None:
+        split = config.verification.split
+        paired = in_turn(lambda: pairs.load_images(labelled, config.dataset, split, dataset))
 
     mean, std = normalization.constants(config.dataset.normalization, dataset, config.dataset.train_split)
     before, after = augment.create_augmentation(config.augmentation)
@@ -160,6 +170,7 @@ def create_experiment(
         model=model,
         optimizer=create_optimizer(config.optimizer),
         steps=steps_per_epoch(loaders['train'].size, config.batch_size, drop_last=config.dataset.drop_last),
+        paired=paired,
     )
 
 

@@ -9,18 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from input_pipeline.loaders import training_order
-from jax_models.summary import parameter_count
-from training import CheckpointError, NonFiniteLoss, plots
+from training import CheckpointError, NonFiniteLoss
 from training.checkpoints import Checkpoints
+from training.conclusion import conclude
+from training.config import higher_is_better
 from training.console import Console
-from training.evaluation import Evaluator, restore_variables
-from training.evaluation_metrics import summarize
+from training.evaluation import Evaluator
 from training.experiment import Experiment, selection_split, versions
 from training.interruption import Interrupted, Interruption
 from training.parallel import SUMS
 from training.progress import Progress, restored_progress
-from training.schedules import applied_rates, hyperparameters
+from training.schedules import hyperparameters
 from training.tracking import Tracker
+from training.verification import PER_EPOCH, Verifier
 
 SECONDS_PER_DISPATCH = 0.5  # so that the bar moves and a signal is heard soon
 
@@ -42,7 +43,8 @@ class Training:
         self.checkpoints = checkpoints
         self.progress = Progress()
         self.selected_on = selection_split(self.config)
-        self._best_variables = None  # not yet on disk
+        self._verifier: Verifier | None = None  # where the config names pairs
+        self._unsaved = {}  # variables of the best epochs that are not yet on disk
         self._pace = 0.0  # seconds a step took lately; 0: not known
         self._chunk = (self.config.steps_per_dispatch or 1) if self.execution.many_steps else 1
         self._run_train = self.execution.compile_train(experiment.train_step())
@@ -76,6 +78,10 @@ class Training:
                     split: Evaluator(self.experiment, self.experiment.loaders[split])
                     for split in ({self.selected_on} - {None})
                 }
+                if self.experiment.paired is not None:
+                    self._verifier = Verifier(
+                        self.experiment, self.experiment.paired, flip=self.config.verification.flip
+                    )
                 while self.progress.epoch < self.config.epochs and not self.progress.stopped:
                     records.append(self._epoch(train_data, evaluators, interruption))
             results = self._finish(records, started)
@@ -104,6 +110,7 @@ class Training:
             if not np.isfinite(metrics['loss']):
                 raise NonFiniteLoss(self._non_finite(f'{split} loss', record['step']))
             record |= {f'{split}_{name}': value for name, value in metrics.items()}
+        record |= self._verify(variables, record['step'])
         record |= {
             'learning_rate': float(applied['learning_rate'][-1]),
             'seconds': progress.seconds,
@@ -114,8 +121,10 @@ class Training:
         score, best = self._score(record), self.progress.best
         better = score is None or best is None or score > best
         if better:
-            self._best_variables = self.execution.unreplicate(variables)
+            self._unsaved['best'] = self.execution.unreplicate(variables)
         self._update_progress(record, better)
+        if self.progress.best_verification_epoch == record['epoch']:
+            self._unsaved['best_verification'] = self.execution.unreplicate(variables)
         self.tracker.log_epoch(record)
         self.console.epoch_line(record, self.config.epochs, best=better and self.selected_on is not None)
         signum = interruption.signum
@@ -127,6 +136,16 @@ class Training:
         if signum and not last:
             raise Interrupted(signum)
         return record
+
+    def _verify(self, variables, step: int) -> dict[str, float]:
+        """Returns what the record of an epoch says of the pairs."""
+        if self._verifier is None:
+            return {}
+        scores = self._verifier.scores(variables)
+        if not np.isfinite(scores).all():
+            raise NonFiniteLoss(self._non_finite('similarity of a pair', step))
+        summary = self._verifier.summarize(scores)
+        return {f'verification_{name}': summary[name] for name in PER_EPOCH}
 
     def _train_epoch(self, data, epoch: int, interruption: Interruption) -> dict[str, np.ndarray]:
         """Runs the epoch's remaining steps and returns the hyperparameters of all."""
@@ -224,9 +243,14 @@ class Training:
         progress.seconds, progress.sums = 0.0, dict.fromkeys(SUMS, 0.0)
         if better:
             progress.best, progress.best_epoch = self._score(record), record['epoch']
+        if self._verifier is not None:
+            # As R1 keeps it: by accuracy; of equal ones by the lower EER.
+            score = [record['verification_accuracy'], -record['verification_eer']]
+            if progress.best_verification is None or score > progress.best_verification:
+                progress.best_verification, progress.best_verification_epoch = score, record['epoch']
         progress.plateau.step(self.config, record)
         if stopping.patience:
-            sign = -1 if stopping.metric.endswith('loss') else 1
+            sign = 1 if higher_is_better(stopping.metric) else -1
             value = sign * record[stopping.metric]
             improved = progress.stopping_best is None or value > progress.stopping_best
             progress.stopping_best = value if improved else progress.stopping_best
@@ -237,10 +261,10 @@ class Training:
         if not self.execution.fetch(_all_finite(self.state.params)).all():
             raise NonFiniteLoss(self._non_finite('parameters', step))
         metadata = {'config': self.config.to_dict(), 'versions': versions()}
-        if self._best_variables is not None:
-            best_step = self.progress.best_epoch * self.experiment.steps
-            self.checkpoints.save('best', best_step, self._best_variables, metadata)
-            self._best_variables = None
+        for name, variables in self._unsaved.items():
+            best_epoch = getattr(self.progress, f'{name}_epoch')
+            self.checkpoints.save(name, best_epoch * self.experiment.steps, variables, metadata)
+        self._unsaved = {}
         state = self.execution.unreplicate(self.state)
         self.checkpoints.save('last', step, state, {**metadata, 'progress': asdict(self.progress)})
 
@@ -260,66 +284,22 @@ class Training:
         return self.execution.replicate(state)
 
     def _finish(self, records: list[dict], started: float) -> dict:
-        """Evaluates the best checkpoint on test (without one on val), draws, and writes results.json."""
+        """Evaluates the best checkpoints, draws, and writes results.json."""
         self.checkpoints.close()
-        step = self.checkpoints.steps('best')[-1]
-        best_variables = restore_variables(self.experiment, self.checkpoints, 'best', step)
-        parameters = parameter_count(best_variables['params'])
-        split = next((name for name in ('test', 'val') if name in self.experiment.loaders), None)
-        final = self._evaluate_finally(split, best_variables) if split else {}
-
-        best, last = records[self.progress.best_epoch - 1], records[-1]
-        results = {
-            **({f'test_{name}': final[name] for name in ('accuracy', 'loss')} if split == 'test' else {}),
-            **{name: value for name, value in best.items() if name.startswith('val_')},
-            'selected_on': best['selected_on'],
-            'best_epoch': best['epoch'],
-            'epochs': last['epoch'],
-            'stopped_early': self.progress.stopped,
-            **{f'last_{k}': v for k, v in last.items() if k.startswith(('train_', 'val_', 'test_'))},
-            'parameters': parameters,
-            'seed': self.config.seed,
-            'device': self.execution.name,
-            'precision': self.config.precision,
-            'train_seconds': self.progress.train_seconds,
-            'last_start_seconds': time.monotonic() - started,
-            'versions': versions(),
-        }
-        if not self.execution.is_main:
-            return results
-        drawn = self._draw(records)
-        if split:
-            drawn['confusion_matrix'] = plots.confusion_matrix(
-                np.array(final['confusion_matrix']),
-                self.experiment.dataset.class_names,
-                self.workdir / 'plots' / 'confusion_matrix.png',
-                title=f'{self.workdir.name}, {plots.SPLITS[split][0]}',
-            )
+        results, drawn = conclude(
+            self.experiment,
+            self.checkpoints,
+            self.progress,
+            records,
+            self.workdir,
+            last_variables=self.state.variables,
+            verifier=self._verifier,
+        )
+        results['last_start_seconds'] = time.monotonic() - started
+        best = self.checkpoints.steps('best')[-1]
         self.tracker.log_plots(drawn)
-        self.tracker.finish(results, self.checkpoints.directory / 'best' / str(step))
+        self.tracker.finish(results, self.checkpoints.directory / 'best' / str(best))
         return results
-
-    def _evaluate_finally(self, split: str, best_variables) -> dict:
-        loader = self.experiment.loaders[split]
-        run = self.execution.compile_predict(self.experiment.predict_step())
-        logits = Evaluator(self.experiment, loader).logits(run, self.execution.replicate(best_variables))
-        return summarize(logits, loader.arrays['label'])
-
-    def _draw(self, records: list[dict]) -> dict[str, Path]:
-        folder, title = self.workdir / 'plots', self.workdir.name
-        steps = self.experiment.steps
-        rates = applied_rates(self.config, steps, records)
-        time_axis = np.arange(len(rates)) / steps
-        return {
-            'curves': plots.learning_curves(
-                records,
-                folder / 'curves.png',
-                title=title,
-                best_epoch=self.progress.best_epoch if self.selected_on else None,
-                selected_on=self.selected_on,
-            ),
-            'learning_rate': plots.learning_rate(time_axis, rates, folder / 'learning_rate.png', title=title),
-        }
 
     def _non_finite(self, what: str, step: int) -> str:
         self.checkpoints.close()  # one may be on its way to the disk

@@ -155,14 +155,14 @@ class Execution:
         return self._compile(run, in_axes=(0, 0, 0, None, None))
 
     def compile_predict(self, predict_step: Callable) -> Callable:
-        """Returns `run(variables, data, order, index) -> logits` of row `index`, float32[batch, classes].
+        """Returns `run(variables, data, order, index) -> predictions` of row `index`, float32[batch, d].
 
         To be read with `fetch`.
         """
 
         def run(variables, data, order, index):
-            logits = predict_step(variables, self._batch(data, order[index]))
-            return logits if self.axis_name is None else jax.lax.all_gather(logits, AXIS, tiled=True)
+            rows = predict_step(variables, self._batch(data, order[index]))
+            return rows if self.axis_name is None else jax.lax.all_gather(rows, AXIS, tiled=True)
 
         return self._compile(run, in_axes=(0, 0, 0, None))
 

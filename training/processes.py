@@ -84,7 +84,7 @@ def _local_devices(alone: bool, environ: Mapping[str, str]) -> list[int] | None:
 
 @contextlib.contextmanager
 def joined(launch: Launch | None) -> Iterator[bool]:
-    """Makes this process one of several, where it is; yields whether it is the one that speaks for all.
+    """Makes this process one of several, where it is; yields whether it is process 0, which alone prints.
 
     Must come before anything asks JAX for devices.
 
@@ -109,9 +109,13 @@ def joined(launch: Launch | None) -> Iterator[bool]:
         heartbeat_timeout_seconds=HEARTBEAT,
     )
     signal.signal(signal.SIGTERM, handler)  # JAX has taken it, for a preemption service not used here
-    watch = Watch()
+    watch, is_main = Watch(), _state().process_id == 0
     try:
-        yield _state().process_id == 0
+        with contextlib.ExitStack() as stack:
+            if not is_main:
+                nothing = stack.enter_context(open(os.devnull, 'w'))
+                stack.enter_context(contextlib.redirect_stdout(nothing))
+            yield is_main
     except Interrupted:
         watch.leave()
         raise

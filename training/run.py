@@ -17,6 +17,7 @@ from training.loop import Training
 from training.progress import Progress, restored_progress
 from training.schedules import highest_rate
 from training.tracking import Tracker, write_json
+from training.verification import describe
 
 
 def run(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None) -> dict:
@@ -35,8 +36,7 @@ def run(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None 
     configuration.check(config)
     devices = devices or jax.devices()
     config = resolve(config, devices)
-    is_main = jax.process_index() == 0
-    console = Console(quiet=not is_main)
+    console = Console()
     checkpoints = Checkpoints(workdir / 'checkpoints')
     if steps := checkpoints.steps('last'):
         metadata = checkpoints.metadata('last', steps[-1])
@@ -49,8 +49,8 @@ def run(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None 
     check_training(experiment)
     parts = summary.modules(experiment.model, experiment.dataset.image_shape)
     _describe(console, experiment, parts, workdir)
-    tracker = Tracker(workdir, config.wandb, config.to_dict(), active=is_main)
-    if is_main:
+    tracker = Tracker(workdir, config.wandb, config.to_dict(), active=experiment.execution.is_main)
+    if experiment.execution.is_main:
         write_json(workdir / 'config.json', config.to_dict())
         tracker.log_plots(_draw_beginning(experiment, parts, workdir))
     training = Training(experiment, workdir, checkpoints=checkpoints, console=console, tracker=tracker)
@@ -99,6 +99,9 @@ def _describe(console: Console, experiment: Experiment, parts: list[summary.Modu
         f'{dataset.name} {dataset.version}: {sizes} images of {shape[0]} x {shape[1]} x {shape[2]}, '
         f'{dataset.num_classes} classes'
     )
+    if experiment.paired is not None:
+        pairs, images = len(experiment.paired.rows), len(experiment.paired.used)
+        console.print(f'{pairs:,} pairs of {images:,} images in {config.verification.split}')
     console.print(
         f'{experiment.execution.name}, {config.parallel}, '
         f'{config.precision}; {experiment.steps} steps of {config.batch_size} images an epoch; in {workdir}'
@@ -121,6 +124,9 @@ def _report(console: Console, workdir: Path, results: dict) -> dict:
     elif 'val_accuracy' not in results:
         console.print('neither validation nor test images: nothing was evaluated')
     choice = {'val': 'chosen on validation', 'test': 'CHOSEN ON TEST, so optimistic'}
+    if 'last_verification' in results:
+        console.print(f'pairs, last epoch    {describe(results["last_verification"])}')
+        console.print(f'pairs, best epoch    {describe(results["best_verification"])}')
     console.print(
         f'from epoch           {results["best_epoch"]} of {results["epochs"]}, '
         + choice.get(results['selected_on'], 'the last')

@@ -163,6 +163,23 @@ def create_predict_step(
     return predict_step
 
 
+def create_feature_step(
+    model: nn.Module, *, normalize: Callable[[jax.Array], jax.Array], flip: bool
+) -> Callable[[Any, Batch], jax.Array]:
+    """Returns `feature_step(variables, batch) -> features`, float32[batch, d]: what the model's head sees.
+
+    With `flip` they are the means of the features of each image and of its mirror image.
+    """
+
+    def feature_step(variables, batch):
+        images = normalize(to_float(batch['image']))
+        views = [images, images[:, :, ::-1]] if flip else [images]
+        features = [model.apply(variables, view, train=False, method='features') for view in views]
+        return sum(view.astype(jnp.float32) for view in features) / len(views)
+
+    return feature_step
+
+
 def evaluation_sums(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
     """Returns the sums of a padded batch, as train_step's; padding is where `valid` bool[batch] is false."""
     losses = cross_entropy(logits, batch['label'])

@@ -182,6 +182,18 @@ def test_value_that_is_not_allowed_is_named_with_those_that_are(key, value, expe
             {'early_stopping.patience': 1, 'early_stopping.metric': 'val_loss', 'dataset.validation': 0.0},
             'needs config.dataset.validation above 0',
         ),
+        (
+            {'early_stopping.patience': 1, 'early_stopping.metric': 'verification_eer'},
+            'needs config.verification.pairs',
+        ),
+        (
+            {
+                'schedule.name': 'plateau',
+                'schedule.plateau_metric': 'verification_auc',
+                'verification.pairs': 'a',
+            },
+            'plateau_mode=min: must be max for config.schedule.plateau_metric=verification_auc',
+        ),
     ],
 )
 def test_values_that_contradict_each_other_are_named(keys, named):
