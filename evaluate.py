@@ -34,6 +34,7 @@ _FEATURES = flags.DEFINE_string('features', None, ".npy file for the images' fea
 _FLIP = flags.DEFINE_bool(
     'flip', None, 'Average features over an image and its mirror image; default: as trained.'
 )
+_joined = command_line.define_process_flags()
 flags.mark_flag_as_required('workdir')
 
 
@@ -46,13 +47,18 @@ def main(argv: list[str]) -> None:
         raise app.UsageError('--pairs and --features: one at a time')
     with command_line.explained():
         command_line.prepare_jax()
-        common = {'checkpoint': _CHECKPOINT.value, 'data_dir': _DATA_DIR.value}
-        if _PAIRS.value is not None:
-            _verify(common)
-        elif _FEATURES.value is not None:
-            _export_features(common)
-        else:
-            _evaluate(common)
+        with _joined():
+            _run()
+
+
+def _run() -> None:
+    common = {'checkpoint': _CHECKPOINT.value, 'data_dir': _DATA_DIR.value}
+    if _PAIRS.value is not None:
+        _verify(common)
+    elif _FEATURES.value is not None:
+        _export_features(common)
+    else:
+        _evaluate(common)
 
 
 def _evaluate(common: dict) -> None:

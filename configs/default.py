@@ -106,6 +106,11 @@ def get_config() -> ConfigDict:
     # winograd on one CPU device in float32, xla otherwise. The function computed is the same.
     model.convolution = 'auto'
 
+    config.batch_norm = batch_norm = ConfigDict()
+    # Statistics over the global batch, so that the number of devices does not matter; or, when off, over each
+    # device's part of it (running ones are averaged): no communication in the layers, another training.
+    batch_norm.sync = True
+
     config.loss = loss = ConfigDict()
     loss.name = 'cross_entropy'  # cross_entropy, focal, arcface, cosface
     loss.label_smoothing = 0.0  # share of the target spread over all classes
@@ -124,6 +129,9 @@ def get_config() -> ConfigDict:
     config.optimizer = optimizer = ConfigDict()
     optimizer.name = 'sgd'  # sgd, adam, adamw, rmsprop, muon (Adam for all but convolution kernels)
     optimizer.learning_rate = 0.1  # the schedule's highest
+    # Multiplies the rate (not schedule.final_learning_rate) by batch_size / reference_batch, or by its root.
+    optimizer.scale_with_batch = 'none'  # none, linear (for sgd), sqrt (for adam and the like)
+    optimizer.reference_batch = 256  # images per step that learning_rate is meant for
     optimizer.momentum = 0.9  # of sgd, rmsprop (whose default in PyTorch is 0) and muon
     optimizer.nesterov = False  # of sgd and muon
     optimizer.beta1 = 0.9  # of Adam's mean of gradients, in adam, adamw and muon

@@ -38,7 +38,12 @@ def stage_count(config: ConfigDict) -> int | None:
 
 
 def create_model(
-    config: ConfigDict, *, num_classes: int, dtype=jnp.float32, axis_name: str | None = None
+    config: ConfigDict,
+    *,
+    num_classes: int,
+    dtype=jnp.float32,
+    axis_name: str | None = None,
+    batch_norm_groups: int = 1,
 ) -> nn.Module:
     """Builds the module that `config` describes.
 
@@ -48,6 +53,7 @@ def create_model(
       num_classes: number of logits.
       dtype: of the computation; parameters, statistics and logits are float32.
       axis_name: mapped axis over which batch statistics are shared (pmap), None under jit.
+      batch_norm_groups: parts of a training batch that batch norm treats apart (layers.BatchNorm).
 
     Returns:
       A module; `module.apply(variables, images, train=False)` gives logits, float32[batch, num_classes],
@@ -67,7 +73,7 @@ def create_model(
         else None,
     )
     linear = partial(Linear, dtype=dtype, kernel_init=linear_init)
-    norm = partial(BatchNorm, axis_name=axis_name)
+    norm = partial(BatchNorm, axis_name=axis_name, groups=batch_norm_groups)
     cosine = partial(CosineLinear, scale=config.cosine_scale, kernel_init=linear_init)
     parts = {
         'num_classes': num_classes,

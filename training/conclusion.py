@@ -27,7 +27,7 @@ def conclude(
     last_variables: Any,
     verifier: Verifier | None,
 ) -> tuple[dict, dict[str, Path]]:
-    """Evaluates the best checkpoint on test (without one on val) and the pairs, and draws.
+    """Evaluates the best checkpoint on test (without one on val) and the pairs, and draws in process 0.
 
     Args:
       records: the objects of metrics.jsonl.
@@ -56,8 +56,9 @@ def conclude(
         'train_seconds': progress.train_seconds,
         'versions': versions(),
     }
-    drawn = _draw(experiment, progress, records, workdir)
-    if split:
+    is_main = experiment.execution.is_main
+    drawn = _draw(experiment, progress, records, workdir) if is_main else {}
+    if split and is_main:
         drawn['confusion_matrix'] = plots.confusion_matrix(
             np.array(final['confusion_matrix']),
             experiment.dataset.class_names,

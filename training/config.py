@@ -19,7 +19,7 @@ from training.keys import flatten, nearest_key
 from training.losses import LOSSES
 from training.metric_names import METRICS
 from training.optimizers import OPTIMIZERS
-from training.schedules import INTERVALS, SCHEDULES
+from training.schedules import BATCH_SCALINGS, INTERVALS, SCHEDULES
 
 Rule = Callable[[Any], str | None]  # what a value must be, or None where it is
 
@@ -143,6 +143,7 @@ RULES: dict[str, Rule] = {
     'model.initialization': _one_of(*INITIALIZERS),
     'model.zero_init_last_norm': _anything,
     'model.convolution': _one_of('auto', 'xla', 'winograd'),
+    'batch_norm.sync': _anything,
     'loss.name': _one_of(*LOSSES),
     'loss.label_smoothing': _from_to(0, 1),
     'loss.focal_gamma': _at_least(0),
@@ -154,6 +155,8 @@ RULES: dict[str, Rule] = {
     'loss_scale.max': _at_least(1),
     'optimizer.name': _one_of(*OPTIMIZERS),
     'optimizer.learning_rate': _above(0),
+    'optimizer.scale_with_batch': _one_of(*BATCH_SCALINGS),
+    'optimizer.reference_batch': _at_least(1),
     'optimizer.momentum': _from_to(0, 1),
     'optimizer.nesterov': _anything,
     'optimizer.beta1': _from_to(0, 1),

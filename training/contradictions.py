@@ -7,12 +7,12 @@ from training import ConfigError
 from training.keys import flatten
 from training.losses import MARGIN_LOSSES
 from training.metric_names import higher_is_better
+from training.schedules import highest_rate
 
 # The first must not exceed the second.
 _NOT_ABOVE = (
     ('augmentation.blur_sigma_min', 'augmentation.blur_sigma_max'),
     ('loss_scale.initial', 'loss_scale.max'),
-    ('schedule.final_learning_rate', 'optimizer.learning_rate'),
     ('schedule.base_momentum', 'schedule.max_momentum'),
 )
 
@@ -82,7 +82,14 @@ def _check_splits(dataset: ConfigDict) -> None:
 
 
 def _check_schedule(config: ConfigDict) -> None:
-    schedule = config.schedule
+    schedule, highest = config.schedule, highest_rate(config)
+    if schedule.final_learning_rate > highest:
+        rate = config.optimizer.learning_rate
+        scaled = '' if highest == rate else f' ({highest:g} when scaled with the batch)'
+        raise ConfigError(
+            f'config.schedule.final_learning_rate={schedule.final_learning_rate}: must not exceed '
+            f'config.optimizer.learning_rate={rate}{scaled}'
+        )
     if schedule.name != 'constant' and schedule.warmup_epochs >= config.epochs:
         raise ConfigError(
             f'config.schedule.warmup_epochs={schedule.warmup_epochs:g}: must be below '

@@ -18,6 +18,7 @@ from training.checkpoints import KEPT, Checkpoints
 from training.evaluation_metrics import summarize
 from training.experiment import Experiment, check_labelled, create_experiment, resolve
 from training.parallel import SUMS
+from training.processes import in_turn
 from training.tracking import write_json
 
 
@@ -30,7 +31,7 @@ class Evaluator:
         rows = evaluation_order(loader.size, experiment.config.batch_size)
         self._rows = len(rows)
         self._order = self._execution.place_order(rows)
-        self._data = self._execution.replicate(loader.arrays)
+        self._data = self._execution.place_data(loader.arrays)
 
     def metrics(self, run: Callable, variables: Any) -> dict[str, float]:
         """Returns mean loss (nats) and accuracy, by `run` of compile_evaluate."""
@@ -47,7 +48,8 @@ class Evaluator:
 
     def outputs(self, run: Callable, variables: Any) -> np.ndarray:
         """Returns logits or features, float32[n, d] in the split's order, by `run` of compile_predict."""
-        rows = [np.asarray(run(variables, self._data, self._order, row)) for row in range(self._rows)]
+        fetch = self._execution.fetch
+        rows = [fetch(run(variables, self._data, self._order, row)) for row in range(self._rows)]
         return np.concatenate(rows)[: self._loader.size]
 
 
@@ -96,6 +98,8 @@ def evaluate(
         'split': split,
         **summarize(logits, labels),
     }
+    if not experiment.execution.is_main:
+        return result
     stem = f'{checkpoint}-{result["dataset"]}-{split}'
     write_json(workdir / 'evaluations' / f'{stem}.json', result)
     title = f'{workdir.name}, {checkpoint} (step {step:,}), {result["dataset"]} {split}'
@@ -175,7 +179,8 @@ def find_loader(experiment: Experiment, dataset: str, split: str, *, labelled: b
     if split == 'val':
         raise DataError(f'{dataset} has no split val: this run held nothing out of it.')
     folder = config.folder if dataset == config.name else ''
-    other = sources.load(ConfigDict({**config.to_dict(), 'name': dataset, 'folder': folder}), (split,))
+    there = ConfigDict({**config.to_dict(), 'name': dataset, 'folder': folder})
+    other = in_turn(lambda: sources.load(there, (split,)))
     if labelled:
         check_labelled(other, split)
     if other.class_names != experiment.dataset.class_names:

@@ -22,6 +22,7 @@ from training import ConfigError, pairs
 from training.loss_scale import create_loss_scale
 from training.optimizers import create_optimizer
 from training.parallel import Execution
+from training.processes import in_turn
 from training.state import TrainState, create_state
 from training.steps import augment_batch, create_feature_step, create_predict_step, create_train_step
 
@@ -150,17 +151,22 @@ def create_experiment(
     _check_batch(config, execution.device_count)
     if dataset is None:
         check = functools.partial(_check_model, config.model)
-        dataset = sources.load(config.dataset, _split_names(config.dataset), check=check)
+        names = _split_names(config.dataset)
+        dataset = in_turn(lambda: sources.load(config.dataset, names, check=check))
     loaders = _create_loaders(config.dataset, dataset)
     paired = None
     if labelled is not None:
-        paired = pairs.load_images(labelled, config.dataset, config.verification.split, dataset)
+        split = config.verification.split
+        paired = in_turn(lambda: pairs.load_images(labelled, config.dataset, split, dataset))
 
     mean, std = normalization.constants(config.dataset.normalization, dataset, config.dataset.train_split)
     before, after = augment.create_augmentation(config.augmentation)
     dtype = jnp.dtype(config.precision)
     model = create_model(
-        config.model, num_classes=dataset.num_classes, dtype=dtype, axis_name=execution.axis_name
+        config.model,
+        num_classes=dataset.num_classes,
+        dtype=dtype,
+        **execution.batch_norm(sync=config.batch_norm.sync),
     )
     return Experiment(
         config=config,

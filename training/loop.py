@@ -5,7 +5,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from input_pipeline.loaders import training_order
@@ -46,6 +45,7 @@ class Training:
         self.selected_on = selection_split(self.config)
         self._verifier: Verifier | None = None  # where the config names pairs
         self._unsaved = {}  # variables of the best epochs that are not yet on disk
+        self._pace = 0.0  # seconds a step took lately; 0: not known
         self._chunk = (self.config.steps_per_dispatch or 1) if self.execution.many_steps else 1
         self._run_train = self.execution.compile_train(experiment.train_step())
         self._run_evaluate = self.execution.compile_evaluate(experiment.predict_step())
@@ -60,7 +60,7 @@ class Training:
         """
         started = time.monotonic()
         try:
-            with Interruption() as interruption:
+            with Interruption(shared=self.execution.process_count > 1) as interruption:
                 self.state = self._restored_state() or self.execution.replicate(
                     self.experiment.create_state()
                 )
@@ -73,7 +73,7 @@ class Training:
                         f'{self.workdir / "metrics.jsonl"} holds {len(records)} of the '
                         f'{self.progress.epoch} epochs done: put it back, or use another --workdir.'
                     )
-                train_data = self.execution.replicate(self.experiment.loaders['train'].arrays)
+                train_data = self.execution.place_data(self.experiment.loaders['train'].arrays)
                 evaluators = {
                     split: Evaluator(self.experiment, self.experiment.loaders[split])
                     for split in ({self.selected_on} - {None})
@@ -84,13 +84,15 @@ class Training:
                     )
                 while self.progress.epoch < self.config.epochs and not self.progress.stopped:
                     records.append(self._epoch(train_data, evaluators, interruption))
-            return self._finish(records, started)
-        except BaseException as error:
-            self.checkpoints.close()  # first: wandb may wait for a lost connection
-            self.tracker.close(exit_code=getattr(error, 'exit_code', 1))
-            raise
-        finally:
+            results = self._finish(records, started)
             self.checkpoints.close()
+            return results
+        except BaseException as error:
+            # Of several processes one that fails alone must not wait for the others here.
+            if self.execution.process_count == 1 or isinstance(error, Interrupted):
+                self.checkpoints.close()  # first: wandb may wait for a lost connection
+                self.tracker.close(exit_code=getattr(error, 'exit_code', 1))
+            raise
 
     def _epoch(self, data, evaluators, interruption) -> dict:
         """Trains (the rest of) an epoch, evaluates it, and saves and logs what it gave."""
@@ -174,7 +176,7 @@ class Training:
     def _segment(self, data, rows, applied, offset: int, start: int, interruption: Interruption) -> None:
         """Runs rows `start` and later of an epoch, of which `rows` are the steps from `offset`."""
         order = self.execution.place_order(rows)
-        on_device = {name: jnp.asarray(values, jnp.float32) for name, values in applied.items()}
+        rates = {name: np.asarray(values, np.float32) for name, values in applied.items()}
         base = self.progress.epoch * self.experiment.steps + offset
         every = self.config.checkpoint.every_steps
         waiting = None  # a dispatch whose results are still to come: the next one is queued behind it
@@ -184,13 +186,16 @@ class Training:
             nonlocal clock, waiting
             if waiting is None:
                 return
-            first, stop, sums = waiting
+            first, stop, sums, votes = waiting
             waiting = None
             self._absorb(self.execution.fetch(sums), base, first, stop)
             now = time.monotonic()
             seconds, clock = now - clock, now
             self.progress.seconds += seconds
-            self._adapt_chunk(stop - first, seconds)
+            self._pace = seconds / (stop - first)
+            signum, pace = np.asarray(votes)
+            interruption.signum = int(signum) or interruption.signum
+            self._adapt_chunk(stop - first, float(pace))
             speed = rows.shape[1] * (stop - first) / seconds
             self.console.update(offset + stop, self.progress.sums, applied['learning_rate'][stop - 1], speed)
 
@@ -198,9 +203,11 @@ class Training:
             stop = min(start + self._chunk, len(rows))
             if every:
                 stop = min(stop, start + every - (base + start) % every)
-            self.state, sums = self._run_train(self.state, data, order, on_device, start, stop)
+            self.state, sums = self._run_train(self.state, data, order, rates, start, stop)
+            # What all processes must agree on: to stop, and how much to dispatch at once.
+            votes = self.execution.maximum([interruption.received or 0, self._pace])
             collect()
-            waiting, start = (start, stop, sums), stop
+            waiting, start = (start, stop, sums, votes), stop
             if _divides(every, base + start) or interruption.signum:
                 collect()
                 # The end of an epoch is saved there, evaluated.
@@ -218,12 +225,12 @@ class Training:
         for name in SUMS:
             self.progress.sums[name] += float(sums[name][start:stop].sum(dtype=np.float64))
 
-    def _adapt_chunk(self, steps: int, seconds: float) -> None:
-        if self.config.steps_per_dispatch or not self.execution.many_steps or steps < self._chunk:
+    def _adapt_chunk(self, steps: int, pace: float) -> None:
+        if self.config.steps_per_dispatch or not self.execution.many_steps or steps < self._chunk or not pace:
             return
-        if seconds < SECONDS_PER_DISPATCH / 2:
+        if pace * self._chunk < SECONDS_PER_DISPATCH / 2:
             self._chunk *= 2
-        elif seconds > SECONDS_PER_DISPATCH * 2:
+        elif pace * self._chunk > SECONDS_PER_DISPATCH * 2:
             self._chunk = max(1, self._chunk // 2)
 
     def _score(self, record: dict) -> list[float] | None:

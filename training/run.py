@@ -15,6 +15,7 @@ from training.console import Console
 from training.experiment import Experiment, augmented_images, check_training, create_experiment, resolve
 from training.loop import Training
 from training.progress import Progress, restored_progress
+from training.schedules import highest_rate
 from training.tracking import Tracker, write_json
 from training.verification import describe
 
@@ -46,11 +47,12 @@ def run(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None 
 
     experiment = create_experiment(config, devices)
     check_training(experiment)
-    write_json(workdir / 'config.json', config.to_dict())
     parts = summary.modules(experiment.model, experiment.dataset.image_shape)
     _describe(console, experiment, parts, workdir)
-    tracker = Tracker(workdir, config.wandb, config.to_dict())
-    tracker.log_plots(_draw_beginning(experiment, parts, workdir))
+    tracker = Tracker(workdir, config.wandb, config.to_dict(), active=experiment.execution.is_main)
+    if experiment.execution.is_main:
+        write_json(workdir / 'config.json', config.to_dict())
+        tracker.log_plots(_draw_beginning(experiment, parts, workdir))
     training = Training(experiment, workdir, checkpoints=checkpoints, console=console, tracker=tracker)
     return _report(console, workdir, training.run())
 
@@ -104,6 +106,12 @@ def _describe(console: Console, experiment: Experiment, parts: list[summary.Modu
         f'{experiment.execution.name}, {config.parallel}, '
         f'{config.precision}; {experiment.steps} steps of {config.batch_size} images an epoch; in {workdir}'
     )
+    if config.optimizer.scale_with_batch != 'none':
+        console.print(
+            f'learning rate {config.optimizer.learning_rate:g} for batches of '
+            f'{config.optimizer.reference_batch}, scaled to {highest_rate(config):g} '
+            f'({config.optimizer.scale_with_batch})'
+        )
 
 
 def _report(console: Console, workdir: Path, results: dict) -> dict:

@@ -15,6 +15,7 @@ from training import verification_plots
 from training.evaluation import Evaluator, find_loader, restore, saved_config
 from training.experiment import Experiment
 from training.pairs import PairedImages
+from training.processes import in_turn
 from training.tracking import write_json
 from training.verification_metrics import summarize
 
@@ -26,7 +27,7 @@ class Verifier:
     """Compares the pairs; each image is embedded once, however many pairs name it."""
 
     def __init__(self, experiment: Experiment, paired: PairedImages, *, flip: bool):
-        self.paired = paired
+        self.paired, self._is_main = paired, experiment.execution.is_main
         self._evaluator = Evaluator(experiment, Resident(paired.split, paired.used))
         self._run = experiment.execution.compile_predict(experiment.feature_step(flip=flip))
 
@@ -60,6 +61,8 @@ class Verifier:
             summary = self.summarize(scores[name], resamples=resamples)
             results[f'{name}_verification'] = summary
             results |= {f'{name}_verification_{metric}': summary[metric] for metric in PER_EPOCH}
+        if not self._is_main:
+            return results, {}
         folder, title = workdir / 'plots', f'{workdir.name}, pairs'
         curves = verification_plots.curves(
             records, folder / 'verification.png', title=title, best_epoch=best_epoch
@@ -154,15 +157,18 @@ def verify(
         paired = pair_files.read_images(found, Path(folder), experiment.dataset.image_shape)
     else:
         name = split or config.verification.split
-        paired = pair_files.load_images(found, config.dataset, name, experiment.dataset)
+        paired = in_turn(lambda: pair_files.load_images(found, config.dataset, name, experiment.dataset))
     verifier = Verifier(experiment, paired, flip=flip)
     similarities = verifier.scores(variables)
-    if scores is not None:
+    is_main = experiment.execution.is_main
+    if scores is not None and is_main:
         write_scores(scores, similarities)
     result = {'checkpoint': checkpoint, 'step': step, 'file': str(found.path), 'flip': flip}
     if found.labels is None:
         return {**result, 'pairs': len(similarities)}
     result |= verifier.summarize(similarities, resamples=config.verification.resamples)
+    if not is_main:
+        return result
     stem = f'{checkpoint}-{found.path.stem}' + ('-flip' if flip else '')
     write_json(workdir / 'evaluations' / f'{stem}.json', result)
     title = f'{workdir.name}, {checkpoint} (step {step:,}), {found.path.name}'
@@ -207,6 +213,8 @@ def export_features(
     loader = find_loader(experiment, config.dataset.name, split or config.verification.split, labelled=False)
     run = experiment.execution.compile_predict(experiment.feature_step(flip=flip))
     features = Evaluator(experiment, loader).outputs(run, variables)
+    if not experiment.execution.is_main:
+        return features
     path.parent.mkdir(parents=True, exist_ok=True)
     np.save(path, features)
     path.with_suffix('.ids.txt').write_text(''.join(f'{name}\n' for name in loader.ids), encoding='utf-8')
