@@ -23,6 +23,7 @@ from training import CheckpointError, ConfigError, NonFiniteLoss
 from training.interruption import Interrupted
 
 HEARTBEAT = 30  # s without a sign of life after which a process counts as dead
+PATIENCE = 300  # s for all processes to come
 GRACE = 5  # s in which the watch names the process whose end broke a collective operation
 USER_ERRORS = (ConfigError, DataError, CheckpointError, NonFiniteLoss)
 
@@ -99,16 +100,7 @@ def joined(launch: Launch | None) -> Iterator[bool]:
         return
     import jax
 
-    handler = signal.getsignal(signal.SIGTERM)
-    jax.distributed.initialize(
-        launch.coordinator,
-        launch.count,
-        launch.index,
-        local_device_ids=launch.local_devices,
-        cluster_detection_method=launch.method,
-        heartbeat_timeout_seconds=HEARTBEAT,
-    )
-    signal.signal(signal.SIGTERM, handler)  # JAX has taken it, for a preemption service not used here
+    _initialize(launch)
     watch, is_main = Watch(), _state().process_id == 0
     try:
         with contextlib.ExitStack() as stack:
@@ -125,6 +117,32 @@ def joined(launch: Launch | None) -> Iterator[bool]:
         watch.fail(error)
     else:
         watch.leave()
+
+
+def _initialize(launch: Launch) -> None:
+    import jax
+
+    who = 'this process' if launch.index is None else f'process {launch.index} of {launch.count}'
+    where = f' at {launch.coordinator}' if launch.coordinator else ''
+    message = f'{who} waits for the others{where}, at most {PATIENCE} s'
+    # JAX says nothing before it gives up, and then a page.
+    waiting = threading.Timer(10, print, (message,), {'file': sys.stderr, 'flush': True})
+    waiting.daemon = True
+    waiting.start()
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        jax.distributed.initialize(
+            launch.coordinator,
+            launch.count,
+            launch.index,
+            local_device_ids=launch.local_devices,
+            cluster_detection_method=launch.method,
+            initialization_timeout=PATIENCE,
+            heartbeat_timeout_seconds=HEARTBEAT,
+        )
+    finally:
+        waiting.cancel()
+        signal.signal(signal.SIGTERM, handler)  # JAX has taken it, for a preemption service not used here
 
 
 def in_turn(load: Callable[[], Any]) -> Any:
