@@ -85,6 +85,7 @@ class Records:
     Attributes:
         shape: (height, width, channels) of every image.
         class_names: one per class.
+        shards: files, and how many records each holds.
 
     Raises:
         DataError: on features that are not those of image classification, and on missing, truncated or
@@ -118,18 +119,18 @@ class Records:
         self.class_names = tuple(label.names)
         self._has_ids = isinstance(features.get('id'), tfds.features.Text)
         split_info = info.splits[split]
-        self._shards = list(zip(map(Path, split_info.filepaths), split_info.shard_lengths, strict=True))
+        self.shards = list(zip(map(Path, split_info.filepaths), split_info.shard_lengths, strict=True))
         self._check_shards()
 
     def __len__(self) -> int:
-        return sum(length for _, length in self._shards)
+        return sum(length for _, length in self.shards)
 
     def encoded(self) -> Iterator[tuple[list[bytes], np.ndarray, list[str]]]:
         """Yields, a thousand at a time: encoded images, labels int32[k] and ids."""
         from tensorflow_datasets.proto import tf_example_pb2
 
         read = 0
-        for path, length in self._shards:
+        for path, length in self.shards:
             reader = self._open(path)
             for start in range(0, length, _CHUNK):
                 try:
@@ -168,10 +169,10 @@ class Records:
 
     def _check_shards(self) -> None:
         """Reads the first and the last record of each shard: a truncated file fails there."""
-        missing = [path.name for path, _ in self._shards if not path.exists()]
+        missing = [path.name for path, _ in self.shards if not path.exists()]
         if missing:
-            raise self._damaged(f'of {len(self._shards)} files these are missing: {", ".join(missing)}')
-        for path, length in self._shards:
+            raise self._damaged(f'of {len(self.shards)} files these are missing: {", ".join(missing)}')
+        for path, length in self.shards:
             reader = self._open(path)
             if reader.num_records() != length:
                 raise self._damaged(
