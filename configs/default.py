@@ -27,6 +27,12 @@ def get_config() -> ConfigDict:
     dataset.cache_dir = (
         ''  # decoded pixels; '' is $XDG_CACHE_HOME/jax-classifiers or ~/.cache/jax-classifiers
     )
+    # resident: whole splits, decoded, on each device; streaming: batches read and decoded ahead of their
+    # use, for what does not fit; auto: resident up to 40 % of a device's free memory. Batches are the same.
+    dataset.loader = 'auto'
+    # Processes that decode streamed training batches; 0: threads of the main process; -1: a process for each
+    # core (at most 16), or threads where there are no more than two cores.
+    dataset.workers = -1
     # Part of train held out to choose the best checkpoint on: a fraction, or a count if above 1.
     # 0: nothing is held out, and `best` is the last epoch unless watch_test is on.
     dataset.validation = 0.1

@@ -89,6 +89,8 @@ RULES: dict[str, Rule] = {
     'dataset.data_dir': _anything,
     'dataset.manual_dir': _anything,
     'dataset.cache_dir': _anything,
+    'dataset.loader': _one_of('auto', 'resident', 'streaming'),
+    'dataset.workers': _at_least(-1),
     'dataset.validation': lambda v: (
         None if 0 <= v < 1 or (v > 1 and v == int(v)) else 'a fraction below 1, or a whole number above 1'
     ),
@@ -197,6 +199,8 @@ _MAY_CHANGE = (
     'dataset.data_dir',
     'dataset.manual_dir',
     'dataset.cache_dir',
+    'dataset.loader',
+    'dataset.workers',
     'model.convolution',
     'early_stopping.',
     'checkpoint.',

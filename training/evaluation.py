@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +13,35 @@ from scipy.special import softmax
 
 from input_pipeline import DataError, sources
 from input_pipeline.loaders import Resident, evaluation_order
+from input_pipeline.streaming import Streaming
 from training import CheckpointError, plots
 from training.checkpoints import KEPT, Checkpoints
 from training.evaluation_metrics import summarize
-from training.experiment import Experiment, create_experiment, resolve
+from training.experiment import Experiment, create_experiment, create_loader, resolve
+from training.feeds import StreamingFeed
 from training.parallel import SUMS
 from training.tracking import write_json
 
 
 class Evaluator:
-    """Evaluates variables on a split that lies on the devices."""
+    """Evaluates variables on a split."""
 
-    def __init__(self, experiment: Experiment, loader: Resident):
+    def __init__(self, experiment: Experiment, loader: Resident | Streaming):
         self._execution = experiment.execution
         self._loader = loader
-        rows = evaluation_order(loader.size, experiment.config.batch_size)
+        self._batch_size = experiment.config.batch_size
+        rows = evaluation_order(loader.size, self._batch_size)
         self._rows = len(rows)
         self._order = self._execution.place_order(rows)
-        self._data = self._execution.replicate(loader.arrays)
+        self._resident = isinstance(loader, Resident)
+        self._data = self._execution.replicate(loader.arrays) if self._resident else None
 
     def metrics(self, run: Callable, variables: Any) -> dict[str, float]:
         """Returns mean loss (nats) and accuracy, by `run` of compile_evaluate."""
-        stride = self._rows if self._execution.many_steps else 1
+        stride = self._rows if self._execution.many_steps and self._resident else 1
         parts = [
-            self._execution.fetch(run(variables, self._data, self._order, start, start + stride))
-            for start in range(0, self._rows, stride)
+            self._execution.fetch(run(variables, data, self._order, start, start + stride))
+            for start, data in self._feed(stride)
         ]
         totals = {name: sum(float(part[name].sum(dtype=np.float64)) for part in parts) for name in SUMS}
         return {
@@ -47,8 +51,19 @@ class Evaluator:
 
     def logits(self, run: Callable, variables: Any) -> np.ndarray:
         """Returns float32[n, classes] in the split's order, by `run` of compile_predict."""
-        rows = [np.asarray(run(variables, self._data, self._order, row)) for row in range(self._rows)]
+        rows = [np.asarray(run(variables, data, self._order, row)) for row, data in self._feed(1)]
         return np.concatenate(rows)[: self._loader.size]
+
+    def _feed(self, stride: int) -> Iterator[tuple[int, Any]]:
+        """Yields every `stride`-th row of the order and what its images are gathered from."""
+        if self._resident:
+            yield from ((row, self._data) for row in range(0, self._rows, stride))
+            return
+        feed = StreamingFeed(self._execution, self._loader.evaluation_batches(self._batch_size))
+        try:
+            yield from ((row, feed.take(None)) for row in range(self._rows))
+        finally:
+            feed.close()
 
 
 def evaluate(
@@ -97,7 +112,7 @@ def evaluate(
 
     run = experiment.execution.compile_predict(experiment.predict_step())
     logits = Evaluator(experiment, loader).logits(run, variables)
-    labels = loader.arrays['label']
+    labels = loader.labels
     result = {
         'checkpoint': checkpoint,
         'step': step,
@@ -144,13 +159,14 @@ def _find(checkpoints: Checkpoints, checkpoint: str) -> tuple[str, int]:
     )
 
 
-def _loader(experiment: Experiment, dataset: str, split: str) -> Resident:
+def _loader(experiment: Experiment, dataset: str, split: str) -> Resident | Streaming:
     config = experiment.config.dataset
     if dataset == config.name and split in experiment.loaders:
         return experiment.loaders[split]
     if split == 'val':
         raise DataError(f'{dataset} has no split val: this run held nothing out of it.')
-    other = sources.load(ConfigDict({**config.to_dict(), 'name': dataset}), (split,))
+    memory = experiment.execution.free_bytes()
+    other = sources.load(ConfigDict({**config.to_dict(), 'name': dataset}), (split,), memory=memory)
     if other.class_names != experiment.dataset.class_names:
         theirs, ours = (', '.join(d.class_names[:3]) for d in (other, experiment.dataset))
         raise DataError(
@@ -162,7 +178,7 @@ def _loader(experiment: Experiment, dataset: str, split: str) -> Resident:
             f'{dataset} has images of {other.image_shape[2]} channels, {config.name} of '
             f'{experiment.dataset.image_shape[2]}.'
         )
-    return Resident(other.splits[split])
+    return create_loader(experiment.config, other.splits[split])
 
 
 def _write_predictions(path: Path, ids: np.ndarray, labels: np.ndarray, logits: np.ndarray) -> None:

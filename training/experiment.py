@@ -15,8 +15,10 @@ import optax
 from ml_collections import ConfigDict
 
 from input_pipeline import augment, normalization, sources
+from input_pipeline.encoded import EncodedImages
 from input_pipeline.loaders import Resident, steps_per_epoch, training_order
 from input_pipeline.splits import carve_validation
+from input_pipeline.streaming import Streaming
 from jax_models import create_model, summary
 from training import ConfigError
 from training.optimizers import create_optimizer
@@ -28,7 +30,10 @@ PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-da
 
 
 def resolve(config: ConfigDict, devices: Sequence[jax.Device]) -> ConfigDict:
-    """Returns a copy of a checked config in which no value is `auto`, which depends on the devices."""
+    """Returns a copy of a checked config in which no value is `auto`, which depends on the devices.
+
+    But for dataset.loader, which depends on the size of the images too.
+    """
     config = config.copy_and_resolve_references()
     on_cpu = devices[0].platform == 'cpu'
     if config.precision == 'auto':
@@ -72,7 +77,7 @@ class Experiment:
 
     config: ConfigDict
     dataset: sources.Dataset
-    loaders: dict[str, Resident]
+    loaders: dict[str, Resident | Streaming]
     normalize: Callable[[jax.Array], jax.Array]
     augment: augment.Augment
     augment_normalized: augment.Augment
@@ -128,7 +133,8 @@ def create_experiment(
     execution = Execution(config.parallel, devices)
     _check_batch(config, execution.device_count)
     if dataset is None:
-        dataset = sources.load(config.dataset, check=functools.partial(_check_model, config.model))
+        check = functools.partial(_check_model, config.model)
+        dataset = sources.load(config.dataset, memory=execution.free_bytes(), check=check)
     loaders = _create_loaders(config, dataset)
 
     mean, std = normalization.constants(config.dataset.normalization, dataset)
@@ -152,15 +158,25 @@ def create_experiment(
     )
 
 
-def _create_loaders(config: ConfigDict, dataset: sources.Dataset) -> dict[str, Resident]:
+def create_loader(
+    config: ConfigDict, split: sources.Split, indices: np.ndarray | None = None
+) -> Resident | Streaming:
+    """Returns the loader of the examples at `indices` int[n] (all of them by default)."""
+    if isinstance(split.images, EncodedImages):
+        return Streaming(split, indices, workers=config.dataset.workers)
+    return Resident(split, indices)
+
+
+def _create_loaders(config: ConfigDict, dataset: sources.Dataset) -> dict[str, Resident | Streaming]:
     train = dataset.splits['train']
-    loaders = {'test': Resident(dataset.splits['test'])}
+    loaders = {'test': create_loader(config, dataset.splits['test'])}
     if not config.dataset.validation:
-        return {'train': Resident(train), **loaders}
+        return {'train': create_loader(config, train), **loaders}
     train_rows, val_rows = carve_validation(
         train.labels, config.dataset.validation, config.dataset.validation_seed
     )
-    return {'train': Resident(train, train_rows), 'val': Resident(train, val_rows), **loaders}
+    held_out = create_loader(config, train, val_rows)
+    return {'train': create_loader(config, train, train_rows), 'val': held_out, **loaders}
 
 
 def _check_model(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> None:
@@ -237,8 +253,7 @@ def augmented_images(experiment: Experiment, count: int) -> tuple[np.ndarray, li
     """
     seed, loader = experiment.config.seed, experiment.loaders['train']
     rows = training_order(loader.size, seed=seed, epoch=0)[:count]
-    batch = {name: values[rows] for name, values in loader.arrays.items()}
-    batch['position'] = np.arange(len(rows))
+    batch = {**loader.take(rows), 'position': np.arange(len(rows))}
 
     @jax.jit
     def first_step(batch):

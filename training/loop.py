@@ -1,5 +1,6 @@
 """The course of a run: epochs, evaluation, the best checkpoint, and what remains of it all."""
 
+import contextlib
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,7 @@ from training.console import Console
 from training.evaluation import Evaluator, restore_variables
 from training.evaluation_metrics import summarize
 from training.experiment import Experiment, selection_split, versions
+from training.feeds import create_training_feed
 from training.interruption import Interrupted, Interruption
 from training.parallel import SUMS
 from training.progress import Progress, restored_progress
@@ -43,7 +45,9 @@ class Training:
         self.progress = Progress()
         self.selected_on = selection_split(self.config)
         self._best_variables = None  # not yet on disk
-        self._chunk = (self.config.steps_per_dispatch or 1) if self.execution.many_steps else 1
+        self._streaming = experiment.dataset.loader == 'streaming'
+        self._many_steps = self.execution.many_steps and not self._streaming
+        self._chunk = (self.config.steps_per_dispatch or 1) if self._many_steps else 1
         self._run_train = self.execution.compile_train(experiment.train_step())
         self._run_evaluate = self.execution.compile_evaluate(experiment.predict_step())
 
@@ -70,13 +74,14 @@ class Training:
                         f'{self.workdir / "metrics.jsonl"} holds {len(records)} of the '
                         f'{self.progress.epoch} epochs done: put it back, or use another --workdir.'
                     )
-                train_data = self.execution.replicate(self.experiment.loaders['train'].arrays)
                 evaluators = {
                     split: Evaluator(self.experiment, self.experiment.loaders[split])
                     for split in ({self.selected_on} - {None})
                 }
-                while self.progress.epoch < self.config.epochs and not self.progress.stopped:
-                    records.append(self._epoch(train_data, evaluators, interruption))
+                feed = create_training_feed(self.experiment, int(self.execution.fetch(self.state.step)))
+                with contextlib.closing(feed):
+                    while self.progress.epoch < self.config.epochs and not self.progress.stopped:
+                        records.append(self._epoch(feed, evaluators, interruption))
             return self._finish(records, started)
         except BaseException as error:
             self.checkpoints.close()  # first: wandb may wait for a lost connection
@@ -85,10 +90,10 @@ class Training:
         finally:
             self.checkpoints.close()
 
-    def _epoch(self, data, evaluators, interruption) -> dict:
+    def _epoch(self, feed, evaluators, interruption) -> dict:
         """Trains (the rest of) an epoch, evaluates it, and saves and logs what it gave."""
         progress, epoch = self.progress, self.progress.epoch
-        applied = self._train_epoch(data, epoch, interruption)
+        applied = self._train_epoch(feed, epoch, interruption)
         record = {
             'epoch': epoch + 1,
             'step': (epoch + 1) * self.experiment.steps,
@@ -108,6 +113,8 @@ class Training:
             'selected_on': self.selected_on or 'last epoch',
         }
 
+        if self._streaming:
+            record['data_wait'] = progress.waited / progress.seconds
         score, best = self._score(record), self.progress.best
         better = score is None or best is None or score > best
         if better:
@@ -125,7 +132,7 @@ class Training:
             raise Interrupted(signum)
         return record
 
-    def _train_epoch(self, data, epoch: int, interruption: Interruption) -> dict[str, np.ndarray]:
+    def _train_epoch(self, feed, epoch: int, interruption: Interruption) -> dict[str, np.ndarray]:
         """Runs the epoch's remaining steps and returns the hyperparameters of all."""
         size, batch_size = self.experiment.loaders['train'].size, self.config.batch_size
         order = training_order(size, seed=self.config.seed, epoch=epoch)
@@ -142,13 +149,13 @@ class Training:
                 if done < first + len(rows):
                     stop = first + len(rows)
                     part = {name: values[first:stop] for name, values in applied.items()}
-                    self._segment(data, rows, part, first, done - first, interruption)
+                    self._segment(feed, rows, part, first, done - first, interruption)
                     done = stop
         finally:
             self.console.stop_epoch()
         return applied
 
-    def _segment(self, data, rows, applied, offset: int, start: int, interruption: Interruption) -> None:
+    def _segment(self, feed, rows, applied, offset: int, start: int, interruption: Interruption) -> None:
         """Runs rows `start` and later of an epoch, of which `rows` are the steps from `offset`."""
         order = self.execution.place_order(rows)
         on_device = {name: jnp.asarray(values, jnp.float32) for name, values in applied.items()}
@@ -167,6 +174,8 @@ class Training:
             now = time.monotonic()
             seconds, clock = now - clock, now
             self.progress.seconds += seconds
+            self.progress.waited += feed.waited
+            feed.waited = 0.0
             self._adapt_chunk(stop - first, seconds)
             speed = rows.shape[1] * (stop - first) / seconds
             self.console.update(offset + stop, self.progress.sums, applied['learning_rate'][stop - 1], speed)
@@ -175,6 +184,7 @@ class Training:
             stop = min(start + self._chunk, len(rows))
             if every:
                 stop = min(stop, start + every - (base + start) % every)
+            data = feed.take(self.state.step)
             self.state, sums = self._run_train(self.state, data, order, on_device, start, stop)
             collect()
             waiting, start = (start, stop, sums), stop
@@ -196,7 +206,7 @@ class Training:
             self.progress.sums[name] += float(sums[name][start:stop].sum(dtype=np.float64))
 
     def _adapt_chunk(self, steps: int, seconds: float) -> None:
-        if self.config.steps_per_dispatch or not self.execution.many_steps or steps < self._chunk:
+        if self.config.steps_per_dispatch or not self._many_steps or steps < self._chunk:
             return
         if seconds < SECONDS_PER_DISPATCH / 2:
             self._chunk *= 2
@@ -213,7 +223,7 @@ class Training:
         progress, stopping = self.progress, self.config.early_stopping
         progress.epoch = record['epoch']
         progress.train_seconds += progress.seconds
-        progress.seconds, progress.sums = 0.0, dict.fromkeys(SUMS, 0.0)
+        progress.seconds, progress.waited, progress.sums = 0.0, 0.0, dict.fromkeys(SUMS, 0.0)
         if better:
             progress.best, progress.best_epoch = self._score(record), record['epoch']
         progress.plateau.step(self.config, record)
@@ -260,7 +270,7 @@ class Training:
         variables = self.execution.replicate(best_variables)
         evaluator = Evaluator(self.experiment, self.experiment.loaders['test'])
         run = self.execution.compile_predict(self.experiment.predict_step())
-        test = summarize(evaluator.logits(run, variables), self.experiment.loaders['test'].arrays['label'])
+        test = summarize(evaluator.logits(run, variables), self.experiment.loaders['test'].labels)
 
         best, last = records[self.progress.best_epoch - 1], records[-1]
         results = {

@@ -5,9 +5,11 @@ plain arrays back.
 """
 
 import ctypes
+import math
 import platform
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,12 @@ from training.steps import evaluation_sums
 
 AXIS = 'batch'
 SUMS = ('loss', 'correct', 'count')
+
+
+class StreamedBatch(NamedTuple):
+    """A batch, divided among the devices, for a compiled function in the place of a whole split's arrays."""
+
+    arrays: dict[str, jax.Array]
 
 
 class Execution:
@@ -70,13 +78,27 @@ class Execution:
         by_device = order.reshape(len(order), self.device_count, -1).swapaxes(0, 1)
         return jax.device_put(by_device, self._by_device)
 
+    def place_batch(self, batch: dict[str, np.ndarray]) -> StreamedBatch:
+        """Divides the rows of a batch among the devices; returns before they are there."""
+        if self.axis_name is not None:
+            batch = {name: x.reshape(self.device_count, -1, *x.shape[1:]) for name, x in batch.items()}
+        return StreamedBatch(jax.device_put(batch, self._by_device))
+
+    def free_bytes(self) -> float:
+        """Returns the memory that is free on each device, or in the machine where it is a CPU."""
+        if self.devices[0].platform == 'cpu':
+            return _available_bytes()
+        statistics = [device.memory_stats() for device in self.devices]
+        return min(each['bytes_limit'] - each['bytes_in_use'] for each in statistics)
+
     def compile_train(self, train_step: Callable) -> Callable:
         """Returns `run(state, data, order, hyperparameters, start, stop) -> state, sums`.
 
         Runs steps `start` to `stop` of the epoch whose order and hyperparameters (a dict of float32[steps],
         such as `learning_rate`) are given and donates the state. `sums` holds float32[steps] each, to be
         read with `fetch`; only the entries from start to stop are filled. All steps of `order` may go in one
-        dispatch where `many_steps`, one elsewhere.
+        dispatch where `many_steps`, one elsewhere. `data` is a split's arrays from `replicate`, or, for a
+        single step, its batch from `place_batch`.
         """
 
         def run(state, data, order, hyperparameters, start, stop):
@@ -137,8 +159,20 @@ class Execution:
         position = jnp.arange(indices.size, dtype=jnp.int32)
         if self.axis_name is not None:
             position += jax.lax.axis_index(self.axis_name) * indices.size
-        batch = {name: array.at[jnp.maximum(indices, 0)].get(mode='clip') for name, array in data.items()}
+        if isinstance(data, StreamedBatch):
+            batch = data.arrays
+        else:
+            rows = jnp.maximum(indices, 0)
+            batch = {name: array.at[rows].get(mode='clip') for name, array in data.items()}
         return {**batch, 'position': position, 'valid': indices >= 0}
+
+
+def _available_bytes() -> float:
+    try:
+        lines = Path('/proc/meminfo').read_text().splitlines()
+    except OSError:
+        return math.inf  # not Linux
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith('MemAvailable'))
 
 
 def _keep_freed_memory() -> None:

@@ -96,6 +96,8 @@ def _describe(console: Console, experiment: Experiment, parts: list[summary.Modu
         f'{dataset.name} {dataset.version}: {sizes} images of {shape[0]} x {shape[1]} x {shape[2]}, '
         f'{dataset.num_classes} classes'
     )
+    if dataset.reason:
+        console.print(f'{dataset.loader} loader: {dataset.reason}')
     console.print(
         f'{experiment.execution.name}, {config.parallel}, '
         f'{config.precision}; {experiment.steps} steps of {config.batch_size} images an epoch; in {workdir}'

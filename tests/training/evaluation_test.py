@@ -86,7 +86,7 @@ def test_dataset_of_the_same_classes_is_evaluated(workdir, monkeypatch):
     digits = {'twin': 'digits', 'digits': 'digits'}
 
     def load_digits(config, *splits, **keys):
-        return load(ConfigDict({'name': digits[config.name]}), *splits, **keys)
+        return load(ConfigDict({**config.to_dict(), 'name': digits[config.name]}), *splits, **keys)
 
     monkeypatch.setattr(sources, 'load', load_digits)
     result = evaluate(workdir, dataset='twin', devices=DEVICES)
