@@ -62,7 +62,7 @@ def main():
         feeds['ours, augmented'] = our_batches(shard, arguments, augmented=True)
         for name in list(feeds):
             measure(feeds[name], arguments)
-            print(f'{name}: {memory_report()}')
+            print(f'{name}: {memory_report()}', flush=True)
         try:
             feeds['PyTorch, batches'] = torch_batches(folder, arguments, augmented=False)
             feeds['PyTorch, augmented'] = torch_batches(folder, arguments, augmented=True)
@@ -84,7 +84,7 @@ def main():
 
 def measure(batches: Iterator, arguments) -> float:
     """Returns images per second, after what was read ahead while others had their turn."""
-    for _ in range(6 * max(1, arguments.workers)):
+    for _ in range(5 * max(1, arguments.workers)):
         next(batches)
     count, started = 0, time.perf_counter()
     while (seconds := time.perf_counter() - started) < arguments.seconds:
@@ -170,6 +170,7 @@ def torch_batches(folder: Path, arguments, *, augmented: bool) -> Iterator:
         num_workers=arguments.workers,
         drop_last=True,
         persistent_workers=arguments.workers > 0,
+        multiprocessing_context='spawn' if arguments.workers else None,  # a fork would copy JAX's locks
     )
 
     def forever():
