@@ -91,7 +91,8 @@ class Streaming:
         iterator = iter(images)
         try:
             for step in range(start, len(indices)):
-                image = _next(iterator)
+                # A copy, since a worker's batch lies in shared memory, which is freed with the array.
+                image = np.array(_next(iterator))
                 yield {'image': image, 'label': self.labels[np.maximum(indices[step], 0)]}
         finally:
             iterator.close()
