@@ -3,6 +3,7 @@
 Grain's worker processes import this file, so it imports little.
 """
 
+import gc
 import multiprocessing
 import os
 import shutil
@@ -96,6 +97,7 @@ class Streaming:
                 yield {'image': image, 'label': self.labels[np.maximum(indices[step], 0)]}
         finally:
             iterator.close()
+            gc.collect()  # frees the shared memory of what was read ahead, before Python's exit complains
 
 
 class _TrainingIndices:
