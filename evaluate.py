@@ -13,7 +13,11 @@ from training import command_line
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
 _CHECKPOINT = flags.DEFINE_string('checkpoint', 'best', 'best, last, or the step of one that is kept.')
-_SPLIT = flags.DEFINE_string('split', 'test', 'val (what was held out of train) or a split of the dataset.')
+_SPLIT = flags.DEFINE_string(
+    'split',
+    None,
+    'val, test or another split of the dataset; default: test, or val where the run had no test.',
+)
 _DATASET = flags.DEFINE_string('dataset', None, "Another dataset with the same classes; default: the run's.")
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where the datasets lie now; default: where they lay then.')
 _PREDICTIONS = flags.DEFINE_string('predictions', None, 'CSV file for id, label, predicted, confidence.')

@@ -58,8 +58,9 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shard = write_images(folder, arguments.images, arguments.stored)
-        feeds = {'ours, batches': our_batches(shard, arguments, augmented=False)}
-        feeds['ours, augmented'] = our_batches(shard, arguments, augmented=True)
+        streams = [our_batches(shard, arguments) for _ in range(2)]
+        augmented = map(augmentation(arguments.batch_size), streams[1])
+        feeds = {'ours, batches': streams[0], 'ours, augmented': augmented}
         for name in list(feeds):
             measure(feeds[name], arguments)
             print(f'{name}: {memory_report()}', flush=True)
@@ -78,8 +79,8 @@ def main():
         for what in ('batches', 'augmented'):
             if f'PyTorch, {what}' in medians:
                 print(f'{what}: {medians[f"ours, {what}"] / medians[f"PyTorch, {what}"]:.2f} times PyTorch')
-        for batches in feeds.values():
-            getattr(batches, 'close', lambda: None)()
+        for stream in streams:
+            stream.close()
 
 
 def measure(batches: Iterator, arguments) -> float:
@@ -94,7 +95,7 @@ def measure(batches: Iterator, arguments) -> float:
 
 
 def write_images(folder: Path, count: int, side: int) -> list[tuple[Path, int]]:
-    """Writes smooth random JPEGs, some 4 KB each at 112 pixels, to `folder/class/*.jpg` and into one shard."""
+    """Writes smooth random JPEGs, each of some 4 KB, to `folder/class/*.jpg` and into one shard."""
     from array_record.python import array_record_module
     from tensorflow_datasets.proto import tf_example_pb2
 
@@ -114,17 +115,17 @@ def write_images(folder: Path, count: int, side: int) -> list[tuple[Path, int]]:
     return [(path, count)]
 
 
-def our_batches(shards: list[tuple[Path, int]], arguments, *, augmented: bool) -> Iterator:
-    """Yields batches of the streaming loader: uint8, or float32 on the device, augmented and normalised."""
+def our_batches(shards: list[tuple[Path, int]], arguments) -> Iterator:
+    """Yields batches of the streaming loader."""
     images = EncodedImages(shards, (SIDE, SIDE, 3), shards[0][0], resize=True)
     split = Split(images, np.zeros(arguments.images, np.int32), np.arange(arguments.images).astype(str))
-    batches = Streaming(split, workers=arguments.workers).training_batches(
+    return Streaming(split, workers=arguments.workers).training_batches(
         arguments.batch_size, seed=0, epochs=EPOCHS, drop_last=True, start=0
     )
-    return map(augmentation(arguments.batch_size), batches) if augmented else batches
 
 
 def augmentation(batch_size: int) -> Callable:
+    """Returns what makes a batch float32 on the device, augmented and normalised."""
     config = default.get_config().augmentation
     config.update(R1)
     before, after = create_augmentation(config)

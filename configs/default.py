@@ -21,7 +21,16 @@ def get_config() -> ConfigDict:
     config.steps_per_dispatch = 0
 
     config.dataset = dataset = ConfigDict()
-    dataset.name = 'cifar10'  # a TFDS dataset with `image` and `label`, or digits (from scikit-learn)
+    # A TFDS dataset with `image` and `label`, or digits (from scikit-learn). With `folder`, what that is
+    # prepared as; a name that means another dataset already, like this one, is replaced by the folder's own.
+    dataset.name = 'cifar10'
+    # Images in <split>/<class>/ and folders of loose ones, see README.md; prepared into data_dir, again when
+    # a file changes. '': none.
+    dataset.folder = ''
+    dataset.bad_images = 'fail'  # what an unreadable image in the folder does: fail, skip (it is left out)
+    # Side in pixels: images of any size are resized to it along their short side, and the square in the
+    # middle is cut out. 0: all images have one size, and keep it.
+    dataset.image_size = 0
     dataset.data_dir = ''  # where TFDS keeps its datasets; '' is TFDS's own choice (or TFDS_DATA_DIR)
     dataset.manual_dir = ''  # where an archive that was downloaded by hand lies
     dataset.cache_dir = (
@@ -33,8 +42,13 @@ def get_config() -> ConfigDict:
     # Processes that decode streamed training batches; 0: threads of the main process; -1: a process for each
     # core (at most 16), or threads where there are no more than two cores.
     dataset.workers = -1
+    dataset.train_split = 'train'
+    dataset.validation_split = (
+        ''  # what to choose the best checkpoint on; '': a part of train, see validation
+    )
+    dataset.test_split = 'test'  # evaluated once, at the end; '': none, and results are those on validation
     # Part of train held out to choose the best checkpoint on: a fraction, or a count if above 1.
-    # 0: nothing is held out, and `best` is the last epoch unless watch_test is on.
+    # 0: nothing is held out, and without a validation_split `best` is the last epoch unless watch_test is on.
     dataset.validation = 0.1
     dataset.validation_seed = 42  # of the stratified split, so that runs of all seeds share it
     dataset.watch_test = False  # with validation 0: evaluate test after every epoch, and choose on it

@@ -14,7 +14,7 @@ from PIL import Image
 
 _IMAGES_PER_PROCESS = 5000  # fewer are decoded before another process has started
 _FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'GIF')  # named, because trying all that Pillow knows takes longer
-_MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
+MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
 
 
 def core_count() -> int:
@@ -57,7 +57,7 @@ def _pixels(content: bytes, channels: int) -> np.ndarray:
         # The pixels that Pillow gives, in half the time; it has the say on what this does not read (CMYK).
         with contextlib.suppress(ValueError):
             return simplejpeg.decode_jpeg(content, 'RGB')
-    mode = _MODES[channels]
+    mode = MODES[channels]
     with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
         return np.asarray(image if image.mode == mode else image.convert(mode))
 
@@ -72,8 +72,10 @@ def _resized(pixels: np.ndarray, side: int) -> np.ndarray:
     return pixels[top : top + side, left : left + side]
 
 
-def decode_all(chunks: Iterable[tuple], shape: tuple[int, int, int], processes: int) -> Iterator[tuple]:
-    """Yields `(decode(encoded, shape), *rest)` for each `(encoded, *rest)`, in order, few of them in memory.
+def decode_all(
+    chunks: Iterable[tuple], shape: tuple[int, int, int], processes: int, *, resize: bool = False
+) -> Iterator[tuple]:
+    """Yields `(decode(encoded, …), *rest)` for each `(encoded, *rest)`, in order, few of them in memory.
 
     Raises:
         UndecodableImage: see `decode`.
@@ -81,13 +83,13 @@ def decode_all(chunks: Iterable[tuple], shape: tuple[int, int, int], processes: 
     """
     if processes == 1:
         for encoded, *rest in chunks:
-            yield decode(encoded, shape), *rest
+            yield decode(encoded, shape, resize=resize), *rest
         return
     # Not forked: JAX may run threads by now, whose locks a fork would copy.
     with ProcessPoolExecutor(processes, multiprocessing.get_context('spawn')) as pool:
         pending = deque()
         for encoded, *rest in chunks:
-            pending.append((pool.submit(decode, encoded, shape), rest))
+            pending.append((pool.submit(decode, encoded, shape, resize=resize), rest))
             if len(pending) > 2 * processes:
                 future, rest = pending.popleft()
                 yield future.result(), *rest

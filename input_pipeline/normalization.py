@@ -25,7 +25,9 @@ CONSTANTS = {
 }
 
 
-def constants(normalization: str, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+def constants(
+    normalization: str, dataset: Dataset, train_split: str = 'train'
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns mean and std, each float32[channels], on the scale 0 to 1.
 
     Args:
@@ -33,6 +35,7 @@ def constants(normalization: str, dataset: Dataset) -> tuple[np.ndarray, np.ndar
             its whole train split, computed once and stored beside its cached images; half: .5 and .5;
             none: 0 and 1.
         dataset: with its train split loaded where it has no known constants.
+        train_split: which split that is.
     """
     channels = dataset.image_shape[-1]
     match normalization:
@@ -41,7 +44,7 @@ def constants(normalization: str, dataset: Dataset) -> tuple[np.ndarray, np.ndar
         case 'half':
             mean, std = (0.5,) * channels, (0.5,) * channels
         case 'dataset':
-            mean, std = CONSTANTS.get(dataset.name) or _stored_constants(dataset.splits['train'].images)
+            mean, std = CONSTANTS.get(dataset.name) or _stored_constants(dataset.splits[train_split].images)
         case _:
             raise DataError(f'config.dataset.normalization is {normalization!r}; use dataset, half or none.')
     return np.asarray(mean, np.float32), np.asarray(std, np.float32)

@@ -1,57 +1,62 @@
-"""Prepares CIFAR-10 and CIFAR-100 as TFDS does, without TensorFlow; says how to prepare the others.
+"""Finds prepared datasets, prepares what it can, and says how to prepare the others.
 
-TFDS needs TensorFlow for these two only to read the archive and to encode PNG files. Here a subclass of its
-builder does both with Python's own means. All else is TFDS's: version, checksums, features and the order of
-the records, so `tfds.builder('cifar10', data_dir=…)` reads the result.
+Makes a TFDS dataset of an image folder, laid out as folders.scan wants it:
+
+  python -m input_pipeline.prepare --folder=DIR --name=NAME [--data_dir=DIR] [--bad_images=skip] [--workers=N]
 """
 
+import argparse
 import difflib
-import functools
 import hashlib
-import io
-import queue
-import tarfile
-import threading
-import urllib.request
-import uuid
-from collections.abc import Iterator
+import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+from ml_collections import ConfigDict
 
-from input_pipeline import DataError, records
-from input_pipeline.progress import track
-
-_WITHOUT_TENSORFLOW = ('cifar10', 'cifar100')
-_CONNECT_SECONDS = 15  # until the server answers, name resolution included
-_BLOCK = 2**20  # bytes
+from input_pipeline import DataError, cifar, folder_builder, records
 
 # The command line of TFDS imports all of these, and TFDS itself requires none of them.
 _CLI = 'pip install tensorflow apache-beam mlcroissant importlib_resources && tfds'
 
 
-def find_or_prepare(name: str, data_dir: str, manual_dir: str, progress: bool) -> records.Prepared:
-    """Finds a prepared dataset in array_record format, or prepares it.
+def find_or_prepare(
+    config: ConfigDict, splits: Sequence[str], progress: bool, workers: int = 0
+) -> records.Prepared:
+    """Finds a prepared dataset in array_record format, or prepares it: a folder, or CIFAR.
 
     Args:
-        name: as TFDS has it: name or name/config, either with :version.
-        data_dir: folder of all datasets; '' is TFDS's own.
-        manual_dir: where an archive downloaded by hand lies, or ''.
+        config: config.dataset; reads name (as TFDS has it: name or name/config, either with :version),
+            data_dir, manual_dir, folder and bad_images.
+        splits: that it must have.
         progress: show progress bars.
+        workers: processes that prepare a folder; 0: as many as pay.
 
     Raises:
-        DataError: if it is not there and cannot be prepared.
+        DataError: if it is not there and cannot be prepared, or lacks a split.
     """
-    root = (Path(data_dir) if data_dir else records.default_data_dir()).expanduser().absolute()
+    root = (Path(config.data_dir) if config.data_dir else records.default_data_dir()).expanduser().absolute()
+    if config.folder:
+        name = folder_dataset_name(config.name, config.folder)
+        return folder_builder.find_or_build(
+            config.folder,
+            name,
+            root,
+            bad_images=config.bad_images,
+            splits=splits,
+            progress=progress,
+            workers=workers,
+        )
+    name = config.name
     try:
         prepared = records.find(name, root)
     except OSError as error:
         raise DataError(f'Cannot read {name} in config.dataset.data_dir={root}: {error}.') from error
     if prepared is None:
-        if name not in _WITHOUT_TENSORFLOW:
+        if name not in cifar.NAMES:
             raise _not_prepared(name, root)
-        _prepare_cifar(name, root, manual_dir, progress)
+        cifar.prepare(name, root, config.manual_dir, progress)
         prepared = records.find(name, root)
     elif 'array_record' not in prepared.formats:
         raise DataError(
@@ -59,7 +64,35 @@ def find_or_prepare(name: str, data_dir: str, manual_dir: str, progress: bool) -
             'Add array_record files to it (in an environment of its own, if you like): '
             f'{_CLI} convert_format --dataset_version_dir={prepared.folder} --out_file_format=array_record'
         )
+    records.check_splits(prepared.name, splits, prepared.splits)
     return prepared
+
+
+def folder_dataset_name(name: str, folder: str) -> str:
+    """Returns what a folder is prepared as: `name`, unless that means another dataset already.
+
+    Then, as with a config made for CIFAR-10, it is the folder's own name and a hash of its path. What this
+    returns it leaves as it is when asked again.
+
+    Raises:
+        DataError: TFDS would not accept `name`.
+    """
+    if not _is_taken(name):
+        if not re.fullmatch(r'[a-z][a-z0-9_]*', name):
+            raise DataError(
+                f'config.dataset.name={name}: what is made of a folder needs a name of lower-case letters, '
+                'digits and _, such as my_faces.'
+            )
+        return name
+    path = Path(folder).expanduser().resolve()
+    readable = re.sub(r'[^a-z0-9]+', '_', path.name.lower()).strip('_')
+    return f'folder_{readable}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}'
+
+
+def _is_taken(name: str) -> bool:
+    import tensorflow_datasets as tfds
+
+    return name == 'digits' or name in tfds.list_builders(with_community_datasets=False)
 
 
 def _not_prepared(name: str, root: Path) -> DataError:
@@ -82,155 +115,26 @@ def _not_prepared(name: str, root: Path) -> DataError:
     )
 
 
-def _prepare_cifar(name: str, root: Path, manual_dir: str, progress: bool) -> None:
-    """Builds DATA_DIR/name/version from the official archive."""
-    import tensorflow_datasets as tfds
-
-    if not progress:
-        tfds.disable_progress_bar()
-    builder_cls = _cifar_builder_cls(name)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        builder = builder_cls(data_dir=root)
-        if builder.data_path.exists():
-            raise DataError(f'{builder.data_path} has no dataset_info.json, so it is incomplete: remove it.')
-        builder.archive = _archive(builder, root, manual_dir, progress)
-        builder.download_and_prepare(file_format='array_record')
-    except DataError:
-        raise
-    except Exception as error:  # TFDS wraps a full disk, for one, in a RuntimeError
-        if records.find(name, root):  # another process was faster
-            return
-        raise DataError(
-            f'Cannot prepare {name} in {root}: {error}. Choose another folder with '
-            '--config.dataset.data_dir=DIR, or make this one writable and free about 500 MB there.'
-        ) from error
-
-
-@functools.cache
-def _cifar_builder_cls(name: str) -> type:
-    """Returns TFDS's builder of the dataset, changed to do without TensorFlow.
-
-    `archive`, a path, must be set on an instance before it prepares anything.
-    """
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.core.download import checksums
-
-    original = tfds.builder_cls(name)
-
-    class Cifar(original, skip_registration=True):
-        # Read by hand: TFDS would look beside this file, with a package that it does not install.
-        url_infos = checksums.load_url_infos(Path(tfds.__file__).parent / f'url_checksums/{name}.txt')
-
-        def _split_generators(self, dl_manager):
-            layout = self._cifar_info
-            with tarfile.open(self.archive) as tar:
-                files = {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}
-            for key, file in zip(layout.label_keys, layout.label_files, strict=True):
-                self.info.features[key].names = files[layout.prefix + file].decode().split()
-            return {
-                split: self._generate_examples(
-                    f'{split}_', [files[layout.prefix + file] for file in split_files]
-                )
-                for split, split_files in (('train', layout.train_files), ('test', layout.test_files))
-            }
-
-        def _generate_examples(self, split_prefix, filepaths):
-            return _examples(b''.join(filepaths), self._cifar_info.label_keys, split_prefix)
-
-    Cifar.name = name
-    return Cifar
-
-
-def _examples(content: bytes, label_keys: list[str], id_prefix: str) -> Iterator[tuple[int, dict]]:
-    """Yields TFDS examples from CIFAR's binary format: a byte per label, then 3x32x32 bytes."""
-    rows = np.frombuffer(content, np.uint8).reshape(-1, len(label_keys) + 3 * 32 * 32)
-    for index, row in enumerate(rows):
-        labels, pixels = np.split(row, [len(label_keys)])
-        buffer = io.BytesIO()
-        Image.fromarray(pixels.reshape(3, 32, 32).transpose(1, 2, 0)).save(buffer, 'PNG')
-        example = dict(zip(label_keys, labels.tolist(), strict=True))
-        yield index, {**example, 'id': f'{id_prefix}{index:05d}', 'image': buffer.getvalue()}
-
-
-def _archive(builder, root: Path, manual_dir: str, progress: bool) -> Path:
-    """Returns the verified archive: from manual_dir, or downloaded before, or downloaded now."""
-    url = builder._cifar_info.url
-    filename = url.rpartition('/')[2]
-    if manual_dir:
-        archive = Path(manual_dir).expanduser() / filename
-        if not archive.exists():
-            raise DataError(f'config.dataset.manual_dir: no {archive}. Download {url} into that folder.')
-        _verify(archive, builder.url_infos[url], f'Download {url} again')
-        return archive
-    archive = root / 'downloads' / filename
-    if archive.exists():
-        _verify(archive, builder.url_infos[url], 'Remove it, and it is downloaded again')
-    else:
-        _download(url, archive, builder.url_infos[url], progress)
-    return archive
-
-
-def _verify(archive: Path, expected, way_out: str) -> None:
-    """Compares a file with a UrlInfo of TFDS."""
-    with open(archive, 'rb') as file:
-        checksum = hashlib.file_digest(file, 'sha256').hexdigest()
-    if checksum != expected.checksum:
-        raise DataError(
-            f'{archive} is damaged, or not the file that TFDS knows: {archive.stat().st_size:,} bytes with '
-            f'SHA-256 {checksum}, where {expected.size:,} bytes with {expected.checksum} belong. {way_out}.'
-        )
-
-
-def _download(url: str, target: Path, expected, progress: bool) -> None:
-    """Downloads a file; it appears under its name only when it is complete and right."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f'{target.name}.{uuid.uuid4().hex}.tmp')
-    title = f'Downloading {url} ({expected.size / 1e6:,.0f} MB) to {target}'
-    try:
-        with _connect(url, target) as response, open(temporary, 'wb') as file:
-            for block in track(_blocks(response, url, target), expected.size, title, progress):
-                file.write(block)
-        _verify(temporary, expected, f'The download from {url} went wrong: try again')
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _blocks(response, url: str, target: Path) -> Iterator[bytes]:
-    try:
-        while block := response.read(_BLOCK):
-            yield block
-    except Exception as error:  # resets, timeouts, incomplete reads: OSError, HTTPException, …
-        raise _no_connection(url, target, error) from error
-
-
-def _connect(url: str, target: Path):
-    """Opens the URL, or raises DataError within _CONNECT_SECONDS.
-
-    In a thread, because looking up a name knows no timeout: without a network it can take minutes.
-    """
-    answer = queue.Queue()
-
-    def connect():
-        try:
-            answer.put(urllib.request.urlopen(url, timeout=_CONNECT_SECONDS))
-        except Exception as error:
-            answer.put(error)
-
-    threading.Thread(target=connect, daemon=True).start()
-    try:
-        response = answer.get(timeout=_CONNECT_SECONDS)
-    except queue.Empty:
-        response = TimeoutError(f'no answer within {_CONNECT_SECONDS} s')
-    if isinstance(response, Exception):
-        raise _no_connection(url, target, response) from response
-    return response
-
-
-def _no_connection(url: str, target: Path, error: Exception) -> DataError:
-    return DataError(
-        f'Cannot download {url} ({error}). Is there a network? Otherwise download it elsewhere, and pass the '
-        'folder it is in with --config.dataset.manual_dir=DIR; or pass the folder of a prepared dataset with '
-        f'--config.dataset.data_dir=DIR (looked for in {target.parent.parent}).'
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command above."""
+    parser = argparse.ArgumentParser(
+        prog='python -m input_pipeline.prepare', description='Makes a TFDS dataset of an image folder.'
     )
+    parser.add_argument('--folder', required=True, help='DIR/train/<class>/…, other splits beside train')
+    parser.add_argument('--name', required=True, help='of the dataset, for config.dataset.name')
+    parser.add_argument('--data_dir', default='', help="folder of all datasets; default: TFDS's own")
+    parser.add_argument(
+        '--bad_images', choices=('fail', 'skip'), default='fail', help='what an unreadable image does'
+    )
+    parser.add_argument('--workers', type=int, default=0, help='processes; default: as many as pay')
+    config = ConfigDict({**vars(parser.parse_args(arguments)), 'manual_dir': ''})
+    try:
+        if _is_taken(config.name):
+            raise DataError(f'--name={config.name} is another dataset already; choose one of your own.')
+        find_or_prepare(config, (), progress=sys.stderr.isatty(), workers=config.workers)
+    except DataError as error:
+        sys.exit(f'error: {error}')
+
+
+if __name__ == '__main__':
+    main()

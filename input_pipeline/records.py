@@ -5,14 +5,16 @@ JSON is read without importing tensorflow_datasets, which takes a second.
 """
 
 import hashlib
+import io
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from input_pipeline import DataError, decoding
 
@@ -72,6 +74,16 @@ def find(name: str, data_dir: Path) -> Prepared | None:
     return Prepared(name, folder, versions[-1], splits, tuple(formats), digest.hexdigest())
 
 
+def check_splits(name: str, splits: Sequence[str], available: Collection[str]) -> None:
+    """Raises DataError where a split is not available."""
+    for split in splits:
+        if split not in available:
+            raise DataError(
+                f'{name} has no split {split!r}; it has {", ".join(available)}. A run takes those that '
+                "config.dataset.train_split, validation_split and test_split name ('' for none)."
+            )
+
+
 def _versions(folder: Path) -> list[str]:
     """The prepared versions in a folder, oldest first."""
     names = (path.parent.name for path in folder.glob('*/dataset_info.json'))
@@ -82,17 +94,23 @@ def _versions(folder: Path) -> list[str]:
 class Records:
     """The records of one split, checked when opened.
 
+    Args:
+        prepared: the dataset.
+        split: one of its splits.
+        image_size: side in pixels that images are resized and cropped to; 0: they must all have one size.
+
     Attributes:
-        shape: (height, width, channels) of every image.
+        shape: (height, width, channels) of every image once decoded.
         class_names: one per class.
         shards: files, and how many records each holds.
+        resize: whether images are resized to that shape.
 
     Raises:
         DataError: on features that are not those of image classification, and on missing, truncated or
             damaged shards.
     """
 
-    def __init__(self, prepared: Prepared, split: str):
+    def __init__(self, prepared: Prepared, split: str, image_size: int = 0):
         import tensorflow_datasets as tfds
 
         self.split = split
@@ -110,17 +128,23 @@ class Records:
                 f'{info.full_name} is no image classification dataset: it has {", ".join(sorted(features))}, '
                 'but needs the features `image` and `label`. Choose another config.dataset.name.'
             )
-        if None in image.shape or image.np_dtype != np.uint8 or image.shape[-1] not in (1, 3, 4):
+        channels = image.shape[-1]
+        if image.np_dtype != np.uint8 or channels not in decoding.MODES:
             raise DataError(
                 f'{info.full_name} has images of shape {image.shape} and type {np.dtype(image.np_dtype)}, '
-                'but they must be uint8 and all of one size. Choose another config.dataset.name.'
+                'but they must be uint8 of 1, 3 or 4 channels. Choose another config.dataset.name.'
             )
-        self.shape = tuple(image.shape)
         self.class_names = tuple(label.names)
         self._has_ids = isinstance(features.get('id'), tfds.features.Text)
         split_info = info.splits[split]
         self.shards = list(zip(map(Path, split_info.filepaths), split_info.shard_lengths, strict=True))
         self._check_shards()
+        self.resize = bool(image_size)
+        self._as_first = None in image.shape and not image_size  # then all must have the size of the first
+        if image_size:
+            self.shape = image_size, image_size, channels
+        else:
+            self.shape = (*self._first_size(), channels) if self._as_first else tuple(image.shape)
 
     def __len__(self) -> int:
         return sum(length for _, length in self.shards)
@@ -151,8 +175,8 @@ class Records:
                     raise self._damaged(
                         f'{path.name} cannot be read from record {start} on ({error})'
                     ) from error
-                if labels.min() < 0 or labels.max() >= len(self.class_names):
-                    raise DataError(f'The images in split {self.split} of {self.folder} have no labels.')
+                if labels.min() < -1 or labels.max() >= len(self.class_names):
+                    raise self._damaged(f'{path.name} has labels of no class, such as {labels.max()}')
                 yield images, labels, ids
                 read += len(records)
 
@@ -160,12 +184,20 @@ class Records:
         """Yields, a thousand at a time: images uint8[k, height, width, channels], labels int32[k] and ids."""
         done = 0
         try:
-            for chunk in decoding.decode_all(self.encoded(), self.shape, processes):
+            for chunk in decoding.decode_all(self.encoded(), self.shape, processes, resize=self.resize):
                 yield chunk
                 done += len(chunk[0])
         except decoding.UndecodableImage as error:
             position, reason = error.args
-            raise self._damaged(f'the image in record {done + position:,} is damaged ({reason})') from error
+            what = f'the image in record {done + position:,}'
+            if self._as_first:
+                height, width, _ = self.shape
+                raise DataError(
+                    f'The images in split {self.split} of {self.folder} are not all of one size: the first '
+                    f'has {width} x {height} pixels, and {what} does not fit ({reason}). Resize them all, '
+                    f'such as with --config.dataset.image_size={min(height, width)}.'
+                ) from error
+            raise self._damaged(f'{what} is damaged ({reason})') from error
 
     def _check_shards(self) -> None:
         """Reads the first and the last record of each shard: a truncated file fails there."""
@@ -182,6 +214,14 @@ class Records:
                 reader.read([0, length - 1])
             except Exception as error:
                 raise self._damaged(f'{path.name} is truncated or damaged ({error})') from error
+
+    def _first_size(self) -> tuple[int, int]:
+        (content, *_), _, _ = next(self.encoded())
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                return image.height, image.width
+        except Exception as error:
+            raise self._damaged(f'the image in record 0 is damaged ({error})') from error
 
     def _open(self, path: Path):
         from array_record.python import array_record_module

@@ -1,4 +1,4 @@
-"""Where images come from: a TFDS dataset or scikit-learn's digits, as uint8 arrays."""
+"""Where images come from: a TFDS dataset, an image folder or scikit-learn's digits, as uint8 arrays."""
 
 import hashlib
 import os
@@ -24,7 +24,7 @@ class Split(NamedTuple):
 
     # uint8[n, height, width, channels]; a read-only np.memmap if cached on disk, EncodedImages if not decoded
     images: np.ndarray | EncodedImages
-    labels: np.ndarray  # int32[n]
+    labels: np.ndarray  # int32[n]; -1 where an image has none
     ids: np.ndarray  # str[n]: the dataset's own where it has any, else '<split>-<index>'
 
 
@@ -63,7 +63,8 @@ def load(
     """Loads splits of `config.dataset`; the first time it prepares the dataset and decodes its images.
 
     Args:
-        dataset_config: reads name, data_dir, manual_dir, cache_dir and, given `memory`, loader.
+        dataset_config: reads name, data_dir, manual_dir, cache_dir, folder, bad_images, image_size and, given
+            `memory`, loader.
         splits: which ones; names as the dataset has them.
         progress: show a progress bar (True) or one plain line (False) on stderr while something takes long;
             None: a bar if stderr is a terminal.
@@ -76,11 +77,11 @@ def load(
         DataError: on anything that is not there, not readable, not writable, or too large for memory.
     """
     progress = sys.stderr.isatty() if progress is None else progress
-    if dataset_config.name != 'digits':
+    if dataset_config.folder or dataset_config.name != 'digits':
         return _tfds(dataset_config, splits, progress, memory, check)
     if memory is not None and dataset_config.loader == 'streaming':
         raise DataError('config.dataset.loader=streaming: not for digits, which lie in memory; use resident.')
-    return _digits(splits, check)
+    return _digits(dataset_config, splits, check)
 
 
 def choose_loader(loader: str, needed: int, free: float) -> tuple[str, str]:
@@ -107,9 +108,11 @@ def choose_loader(loader: str, needed: int, free: float) -> tuple[str, str]:
     return 'resident' if fits else 'streaming', f'{sizes}: {relation} {RESIDENT_SHARE:.0%}'
 
 
-def _digits(splits: Sequence[str], check: Callable) -> Dataset:
+def _digits(dataset_config: ConfigDict, splits: Sequence[str], check: Callable) -> Dataset:
     """The 1,797 handwritten digits of scikit-learn, 8x8 grey; a fixed fifth of each class is `test`."""
-    _check_splits('digits', splits, ('train', 'test'))
+    records.check_splits('digits', splits, ('train', 'test'))
+    if dataset_config.image_size not in (0, 8):
+        raise DataError('config.dataset.image_size: the digits have 8 x 8 pixels, and are not resized.')
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -129,16 +132,17 @@ def _digits(splits: Sequence[str], check: Callable) -> Dataset:
 def _tfds(
     dataset_config: ConfigDict, splits: Sequence[str], progress: bool, memory: float | None, check: Callable
 ) -> Dataset:
-    prepared = prepare.find_or_prepare(
-        dataset_config.name, dataset_config.data_dir, dataset_config.manual_dir, progress
-    )
+    prepared = prepare.find_or_prepare(dataset_config, splits, progress)
     name = prepared.name  # without any :version
-    _check_splits(name, splits, prepared.splits)
+    image_size = dataset_config.image_size
     # The folder is part of the key, so that two copies of a dataset do not replace each other's cache.
     location = hashlib.sha256(str(prepared.folder.resolve()).encode()).hexdigest()[:8]
-    folder = _cache_dir(dataset_config.cache_dir) / name / f'{prepared.version}-{location}'
+    size = f'-{image_size}px' if image_size else ''
+    folder = _cache_dir(dataset_config.cache_dir) / name / f'{prepared.version}-{location}{size}'
     cached = {split: cache.read(folder, split, prepared.fingerprint) for split in splits}
-    opened = {split: records.Records(prepared, split) for split in splits if cached[split] is None}
+    opened = {
+        split: records.Records(prepared, split, image_size) for split in splits if cached[split] is None
+    }
     if opened:
         first = next(iter(opened.values()))
         image_shape, class_names = first.shape, first.class_names
@@ -155,7 +159,7 @@ def _tfds(
     loaded = {}
     for split in splits:
         if loader == 'streaming':
-            source = opened.get(split) or records.Records(prepared, split)
+            source = opened.get(split) or records.Records(prepared, split, image_size)
             loaded[split] = _encoded(folder, source, prepared, progress)
             continue
         if (entries := cached[split]) is None:
@@ -181,14 +185,9 @@ def _encoded(folder: Path, source: records.Records, prepared: records.Prepared, 
             ids.extend(chunk_ids)
         index = {'labels': np.concatenate(labels), 'ids': np.array(ids)}
         cache.write_index(folder, split, prepared.fingerprint, **index)
-    images = EncodedImages(source.shards, source.shape, cache.index_path(folder, split))
+    filename = cache.index_path(folder, split)
+    images = EncodedImages(source.shards, source.shape, filename, resize=source.resize)
     return Split(images, index['labels'], index['ids'])
-
-
-def _check_splits(name: str, splits: Sequence[str], available: Sequence[str]) -> None:
-    for split in splits:
-        if split not in available:
-            raise DataError(f'{name} has no split {split!r}; it has {", ".join(available)}.')
 
 
 def _cache_dir(cache_dir: str) -> Path:

@@ -86,11 +86,17 @@ RULES: dict[str, Rule] = {
     'parallel': _one_of('auto', 'jit', 'pmap'),
     'steps_per_dispatch': _at_least(0),
     'dataset.name': lambda value: None if value else 'the name of a TFDS dataset, or digits',
+    'dataset.folder': _anything,
+    'dataset.bad_images': _one_of('fail', 'skip'),
+    'dataset.image_size': _at_least(0),
     'dataset.data_dir': _anything,
     'dataset.manual_dir': _anything,
     'dataset.cache_dir': _anything,
     'dataset.loader': _one_of('auto', 'resident', 'streaming'),
     'dataset.workers': _at_least(-1),
+    'dataset.train_split': lambda value: None if value else 'the name of a split',
+    'dataset.validation_split': _anything,
+    'dataset.test_split': _anything,
     'dataset.validation': lambda v: (
         None if 0 <= v < 1 or (v > 1 and v == int(v)) else 'a fraction below 1, or a whole number above 1'
     ),
@@ -196,6 +202,8 @@ _MAY_CHANGE = (
     'precision',
     'parallel',
     'steps_per_dispatch',
+    'dataset.folder',
+    'dataset.bad_images',
     'dataset.data_dir',
     'dataset.manual_dir',
     'dataset.cache_dir',
@@ -234,11 +242,7 @@ def _check_together(config: ConfigDict) -> None:
             f'config.optimizer.accumulation_steps={config.optimizer.accumulation_steps}: must divide '
             f'config.batch_size={config.batch_size}'
         )
-    if config.dataset.watch_test and config.dataset.validation:
-        raise ConfigError(
-            'config.dataset.watch_test: chooses the best checkpoint on test, so it needs '
-            f'config.dataset.validation=0 (it is {config.dataset.validation:g})'
-        )
+    _check_splits(config.dataset)
     stages = stage_count(config.model)
     if stages == 0:
         raise ConfigError('config.model.stage_sizes=(): model resnet needs them, such as (2, 2, 2, 2)')
@@ -251,6 +255,28 @@ def _check_together(config: ConfigDict) -> None:
     if config.early_stopping.patience:
         _check_metric(config, 'early_stopping.metric', config.early_stopping.metric)
     _check_schedule(config)
+
+
+def _check_splits(dataset: ConfigDict) -> None:
+    if dataset.validation and dataset.validation_split:
+        raise ConfigError(
+            f'config.dataset.validation_split={dataset.validation_split}: takes the place of images held out '
+            f'of train, so it needs config.dataset.validation=0 (it is {dataset.validation:g})'
+        )
+    named = [name for name in (dataset.train_split, dataset.validation_split, dataset.test_split) if name]
+    if len(set(named)) < len(named):
+        raise ConfigError(
+            f'config.dataset.train_split={dataset.train_split}, validation_split={dataset.validation_split}, '
+            f'test_split={dataset.test_split}: must be different splits'
+        )
+    if dataset.watch_test and (dataset.validation or dataset.validation_split):
+        key = 'validation_split' if dataset.validation_split else 'validation'
+        raise ConfigError(
+            'config.dataset.watch_test: chooses the best checkpoint on test, so it needs '
+            f"config.dataset.validation=0 and validation_split='' ({key} is {dataset[key]})"
+        )
+    if dataset.watch_test and not dataset.test_split:
+        raise ConfigError('config.dataset.watch_test: needs a config.dataset.test_split')
 
 
 def _check_schedule(config: ConfigDict) -> None:
@@ -286,7 +312,10 @@ def _check_schedule(config: ConfigDict) -> None:
 def _check_metric(config: ConfigDict, key: str, metric: str) -> None:
     """Raises ConfigError unless the metric is known after every epoch."""
     needed = {
-        'val': ('dataset.validation above 0', config.dataset.validation),
+        'val': (
+            'dataset.validation above 0, or a dataset.validation_split',
+            config.dataset.validation or config.dataset.validation_split,
+        ),
         'test': ('dataset.watch_test', config.dataset.watch_test),
     }
     other, there = needed.get(metric.split('_')[0], ('', True))

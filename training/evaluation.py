@@ -17,7 +17,7 @@ from input_pipeline.streaming import Streaming
 from training import CheckpointError, plots
 from training.checkpoints import KEPT, Checkpoints
 from training.evaluation_metrics import summarize
-from training.experiment import Experiment, create_experiment, create_loader, resolve
+from training.experiment import Experiment, check_labelled, create_experiment, create_loader, resolve
 from training.feeds import StreamingFeed
 from training.parallel import SUMS
 from training.tracking import write_json
@@ -70,7 +70,7 @@ def evaluate(
     workdir: Path,
     *,
     checkpoint: str = 'best',
-    split: str = 'test',
+    split: str | None = None,
     dataset: str | None = None,
     data_dir: str | None = None,
     predictions: Path | None = None,
@@ -81,7 +81,8 @@ def evaluate(
     Args:
       workdir: of a run.
       checkpoint: best, last, or a step.
-      split: val (what was held out of train, as train then is the rest) or a split of the dataset.
+      split: train, val or test as the run used them, or a split of the dataset; test by default, or val
+        where the run had no test.
       dataset: another one with the same classes; the run's by default.
       data_dir: where the datasets lie; where they lay in training by default.
       predictions: CSV file to write: id, label, predicted, confidence.
@@ -107,6 +108,8 @@ def evaluate(
     if data_dir is not None:
         config.dataset.data_dir = data_dir
     experiment = create_experiment(resolve(config, devices), devices)
+    if split is None:
+        split = _default_split(config.dataset) if dataset in (None, config.dataset.name) else 'test'
     loader = _loader(experiment, dataset or config.dataset.name, split)
     variables = experiment.execution.replicate(restore_variables(experiment, checkpoints, name, step))
 
@@ -159,14 +162,23 @@ def _find(checkpoints: Checkpoints, checkpoint: str) -> tuple[str, int]:
     )
 
 
+def _default_split(config: ConfigDict) -> str:
+    if not config.test_split and not (config.validation or config.validation_split):
+        raise DataError('This run has neither validation nor test images: name a --split of the dataset.')
+    return 'test' if config.test_split else 'val'
+
+
 def _loader(experiment: Experiment, dataset: str, split: str) -> Resident | Streaming:
     config = experiment.config.dataset
     if dataset == config.name and split in experiment.loaders:
         return experiment.loaders[split]
     if split == 'val':
         raise DataError(f'{dataset} has no split val: this run held nothing out of it.')
-    memory = experiment.execution.free_bytes()
-    other = sources.load(ConfigDict({**config.to_dict(), 'name': dataset}), (split,), memory=memory)
+    changed = ConfigDict(
+        {**config, 'name': dataset, 'folder': config.folder if dataset == config.name else ''}
+    )
+    other = sources.load(changed, (split,), memory=experiment.execution.free_bytes())
+    check_labelled(other, split)
     if other.class_names != experiment.dataset.class_names:
         theirs, ours = (', '.join(d.class_names[:3]) for d in (other, experiment.dataset))
         raise DataError(
@@ -178,7 +190,7 @@ def _loader(experiment: Experiment, dataset: str, split: str) -> Resident | Stre
             f'{dataset} has images of {other.image_shape[2]} channels, {config.name} of '
             f'{experiment.dataset.image_shape[2]}.'
         )
-    return create_loader(experiment.config, other.splits[split])
+    return create_loader(config, other.splits[split])
 
 
 def _write_predictions(path: Path, ids: np.ndarray, labels: np.ndarray, logits: np.ndarray) -> None:

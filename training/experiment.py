@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from input_pipeline import augment, normalization, sources
+from input_pipeline import DataError, augment, normalization, prepare, sources
 from input_pipeline.encoded import EncodedImages
 from input_pipeline.loaders import Resident, steps_per_epoch, training_order
 from input_pipeline.splits import carve_validation
@@ -32,9 +32,12 @@ PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-da
 def resolve(config: ConfigDict, devices: Sequence[jax.Device]) -> ConfigDict:
     """Returns a copy of a checked config in which no value is `auto`, which depends on the devices.
 
-    But for dataset.loader, which depends on the size of the images too.
+    But for dataset.loader, which depends on the size of the images too. The name of the dataset is then also
+    the one that a folder is prepared as.
     """
     config = config.copy_and_resolve_references()
+    if config.dataset.folder:
+        config.dataset.name = prepare.folder_dataset_name(config.dataset.name, config.dataset.folder)
     on_cpu = devices[0].platform == 'cpu'
     if config.precision == 'auto':
         config.precision = 'float32' if on_cpu else 'bfloat16'
@@ -54,7 +57,7 @@ def resolve(config: ConfigDict, devices: Sequence[jax.Device]) -> ConfigDict:
 
 def selection_split(config: ConfigDict) -> str | None:
     """Returns the split whose accuracy chooses the best checkpoint: val, test, or None (the last epoch)."""
-    if config.dataset.validation:
+    if config.dataset.validation or config.dataset.validation_split:
         return 'val'
     return 'test' if config.dataset.watch_test else None
 
@@ -70,7 +73,7 @@ class Experiment:
 
     Attributes:
       config: resolved.
-      loaders: by split: train, val (where held out), test.
+      loaders: train, and val and test where the config names or holds out such images.
       model: as trained; `create_model` again for another use.
       steps: per epoch, the smaller last one included where it is kept.
     """
@@ -134,10 +137,11 @@ def create_experiment(
     _check_batch(config, execution.device_count)
     if dataset is None:
         check = functools.partial(_check_model, config.model)
-        dataset = sources.load(config.dataset, memory=execution.free_bytes(), check=check)
-    loaders = _create_loaders(config, dataset)
+        memory, splits = execution.free_bytes(), _split_names(config.dataset)
+        dataset = sources.load(config.dataset, splits, memory=memory, check=check)
+    loaders = _create_loaders(config.dataset, dataset)
 
-    mean, std = normalization.constants(config.dataset.normalization, dataset)
+    mean, std = normalization.constants(config.dataset.normalization, dataset, config.dataset.train_split)
     before, after = augment.create_augmentation(config.augmentation)
     dtype = jnp.dtype(config.precision)
     model = create_model(
@@ -163,20 +167,40 @@ def create_loader(
 ) -> Resident | Streaming:
     """Returns the loader of the examples at `indices` int[n] (all of them by default)."""
     if isinstance(split.images, EncodedImages):
-        return Streaming(split, indices, workers=config.dataset.workers)
+        return Streaming(split, indices, workers=config.workers)
     return Resident(split, indices)
 
 
 def _create_loaders(config: ConfigDict, dataset: sources.Dataset) -> dict[str, Resident | Streaming]:
-    train = dataset.splits['train']
-    loaders = {'test': create_loader(config, dataset.splits['test'])}
-    if not config.dataset.validation:
-        return {'train': create_loader(config, train), **loaders}
-    train_rows, val_rows = carve_validation(
-        train.labels, config.dataset.validation, config.dataset.validation_seed
-    )
-    held_out = create_loader(config, train, val_rows)
-    return {'train': create_loader(config, train, train_rows), 'val': held_out, **loaders}
+    splits = dataset.splits
+    for name in _split_names(config):
+        check_labelled(dataset, name)
+    train, loaders = splits[config.train_split], {}
+    if config.validation:
+        train_rows, val_rows = carve_validation(train.labels, config.validation, config.validation_seed)
+        loaders['train'] = create_loader(config, train, train_rows)
+        loaders['val'] = create_loader(config, train, val_rows)
+    else:
+        loaders['train'] = create_loader(config, train)
+        if config.validation_split:
+            loaders['val'] = create_loader(config, splits[config.validation_split])
+    if config.test_split:
+        loaders['test'] = create_loader(config, splits[config.test_split])
+    return loaders
+
+
+def _split_names(config: ConfigDict) -> list[str]:
+    names = config.train_split, config.validation_split, config.test_split
+    return [name for name in names if name]
+
+
+def check_labelled(dataset: sources.Dataset, split: str) -> None:
+    """Raises DataError where images of a split are in no class."""
+    if (dataset.splits[split].labels < 0).any():
+        raise DataError(
+            f'Split {split} of {dataset.name} has images without labels: classifiers are neither trained nor '
+            'evaluated on it.'
+        )
 
 
 def _check_model(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> None:

@@ -262,20 +262,17 @@ class Training:
         return self.execution.replicate(state)
 
     def _finish(self, records: list[dict], started: float) -> dict:
-        """Evaluates the best checkpoint on test, draws, and writes results.json."""
+        """Evaluates the best checkpoint on test (without one on val), draws, and writes results.json."""
         self.checkpoints.close()
         step = self.checkpoints.steps('best')[-1]
         best_variables = restore_variables(self.experiment, self.checkpoints, 'best', step)
         parameters = parameter_count(best_variables['params'])
-        variables = self.execution.replicate(best_variables)
-        evaluator = Evaluator(self.experiment, self.experiment.loaders['test'])
-        run = self.execution.compile_predict(self.experiment.predict_step())
-        test = summarize(evaluator.logits(run, variables), self.experiment.loaders['test'].labels)
+        split = next((name for name in ('test', 'val') if name in self.experiment.loaders), None)
+        final = self._evaluate_finally(split, best_variables) if split else {}
 
         best, last = records[self.progress.best_epoch - 1], records[-1]
         results = {
-            'test_accuracy': test['accuracy'],
-            'test_loss': test['loss'],
+            **({f'test_{name}': final[name] for name in ('accuracy', 'loss')} if split == 'test' else {}),
             **{name: value for name, value in best.items() if name.startswith('val_')},
             'selected_on': best['selected_on'],
             'best_epoch': best['epoch'],
@@ -290,17 +287,29 @@ class Training:
             'last_start_seconds': time.monotonic() - started,
             'versions': versions(),
         }
-        drawn = self._draw(records, np.array(test['confusion_matrix']))
+        drawn = self._draw(records)
+        if split:
+            drawn['confusion_matrix'] = plots.confusion_matrix(
+                np.array(final['confusion_matrix']),
+                self.experiment.dataset.class_names,
+                self.workdir / 'plots' / 'confusion_matrix.png',
+                title=f'{self.workdir.name}, {plots.SPLITS[split][0]}',
+            )
         self.tracker.log_plots(drawn)
         self.tracker.finish(results, self.checkpoints.directory / 'best' / str(step))
         return results
 
-    def _draw(self, records: list[dict], confusion: np.ndarray) -> dict[str, Path]:
+    def _evaluate_finally(self, split: str, best_variables) -> dict:
+        loader = self.experiment.loaders[split]
+        run = self.execution.compile_predict(self.experiment.predict_step())
+        logits = Evaluator(self.experiment, loader).logits(run, self.execution.replicate(best_variables))
+        return summarize(logits, loader.labels)
+
+    def _draw(self, records: list[dict]) -> dict[str, Path]:
         folder, title = self.workdir / 'plots', self.workdir.name
         steps = self.experiment.steps
         rates = applied_rates(self.config, steps, records)
         time_axis = np.arange(len(rates)) / steps
-        names = self.experiment.dataset.class_names
         return {
             'curves': plots.learning_curves(
                 records,
@@ -310,9 +319,6 @@ class Training:
                 selected_on=self.selected_on,
             ),
             'learning_rate': plots.learning_rate(time_axis, rates, folder / 'learning_rate.png', title=title),
-            'confusion_matrix': plots.confusion_matrix(
-                confusion, names, folder / 'confusion_matrix.png', title=f'{title}, test'
-            ),
         }
 
     def _non_finite(self, what: str, step: int) -> str:

@@ -108,7 +108,11 @@ def _report(console: Console, workdir: Path, results: dict) -> dict:
     console.print()
     if 'val_accuracy' in results:
         console.print(f'validation accuracy  {results["val_accuracy"]:.2%}')
-    console.print(f'test accuracy        {results["test_accuracy"]:.2%}  (loss {results["test_loss"]:.4f})')
+    if 'test_accuracy' in results:
+        loss = results['test_loss']
+        console.print(f'test accuracy        {results["test_accuracy"]:.2%}  (loss {loss:.4f})')
+    elif 'val_accuracy' not in results:
+        console.print('neither validation nor test images: nothing was evaluated')
     choice = {'val': 'chosen on validation', 'test': 'CHOSEN ON TEST, so optimistic'}
     console.print(
         f'from epoch           {results["best_epoch"]} of {results["epochs"]}, '

@@ -66,10 +66,10 @@ def test_several_processes_decode_as_one_does(dataset_config, tiny, monkeypatch)
 def test_decoding_goes_on_here_where_workers_cannot_start(dataset_config, tiny, monkeypatch):
     original = decoding.decode_all
 
-    def decode_all(chunks, shape, processes):
+    def decode_all(chunks, shape, processes, **options):
         if processes > 1:
             raise BrokenProcessPool
-        return original(chunks, shape, processes)
+        return original(chunks, shape, processes, **options)
 
     monkeypatch.setattr(decoding, 'process_count', lambda images: 2)
     monkeypatch.setattr(decoding, 'decode_all', decode_all)
@@ -112,9 +112,19 @@ def test_undecodable_image_is_named(dataset_config, tiny, monkeypatch):
         sources.load(dataset_config)
 
 
-def test_images_of_many_sizes_are_refused(dataset_config, write_tiny):
+def test_size_that_is_not_declared_is_that_of_the_first_image(dataset_config, write_tiny):
     write_tiny(shape=(None, None, 3))
-    with pytest.raises(DataError, match='all of one size'):
+    assert sources.load(dataset_config, progress=False).image_shape == (8, 8, 3)
+
+
+def test_images_are_resized_on_request(dataset_config, tiny):
+    dataset_config.image_size = 4
+    assert sources.load(dataset_config, progress=False).splits['test'].images.shape == (9, 4, 4, 3)
+
+
+def test_digits_are_not_resized(dataset_config):
+    dataset_config.name, dataset_config.image_size = 'digits', 16
+    with pytest.raises(DataError, match='image_size: the digits have 8 x 8 pixels'):
         sources.load(dataset_config)
 
 

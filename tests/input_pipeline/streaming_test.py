@@ -1,5 +1,6 @@
 """Streaming gives what Resident gives; its worker processes end as they should."""
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -28,10 +29,17 @@ def splits(tiny, dataset_config):
     return decoded, sources.load(dataset_config, memory=1e9)
 
 
-def take_batches(split, *, workers, start=0):
-    loader = Streaming(split, ROWS, workers=workers)
-    batches = loader.training_batches(4, seed=5, epochs=2, drop_last=False, start=start)
-    return [{name: np.array(array) for name, array in batch.items()} for batch in batches]
+@pytest.fixture
+def expected(splits):
+    """The batches of the resident loader: two epochs of 4, 4 and 3 images."""
+    resident = Resident(splits[0].splits['train'], ROWS)
+    orders = [training_order(len(ROWS), seed=5, epoch=epoch) for epoch in range(2)]
+    return [resident.take(order[start : start + 4]) for order in orders for start in (0, 4, 8)]
+
+
+def start_batches(splits, *, workers, start=0, epochs=2):
+    loader = Streaming(splits[1].splits['train'], ROWS, workers=workers)
+    return loader.training_batches(4, seed=5, epochs=epochs, drop_last=False, start=start)
 
 
 def assert_same_batches(ones, others):
@@ -40,19 +48,26 @@ def assert_same_batches(ones, others):
         np.testing.assert_array_equal(one['label'], other['label'])
 
 
-def test_streamed_batches_are_the_resident_ones_for_any_number_of_workers(splits):
-    decoded, encoded = (dataset.splits['train'] for dataset in splits)
-    resident = Resident(decoded, ROWS)
-    expected = []
-    for epoch in range(2):
-        order = training_order(len(ROWS), seed=5, epoch=epoch)
-        expected += [resident.take(order[start : start + 4]) for start in (0, 4, 8)]
-    assert_same_batches(take_batches(encoded, workers=0), expected)
-    assert_same_batches(take_batches(encoded, workers=2, start=1), expected[1:])
-    assert_same_batches(take_batches(encoded, workers=0, start=4), expected[4:])
-    loader = Streaming(encoded, ROWS, workers=0)
-    assert list(loader.ids) == list(resident.ids)
-    assert_same_batches([loader.take(np.array([3, 0]))], [resident.take(np.array([3, 0]))])
+@pytest.mark.parametrize('start', [0, 4])
+def test_streamed_batches_are_the_resident_ones_from_any_step_on(splits, expected, start):
+    assert_same_batches(start_batches(splits, workers=0, start=start), expected[start:])
+
+
+def test_streamed_examples_are_the_resident_ones(splits):
+    resident = Resident(splits[0].splits['train'], ROWS)
+    streaming = Streaming(splits[1].splits['train'], ROWS, workers=0)
+    indices = np.array([3, 0])
+    assert_same_batches([streaming.take(indices)], [resident.take(indices)])
+    assert list(streaming.ids) == list(resident.ids)
+    assert list(streaming.labels) == list(resident.labels)
+
+
+def test_workers_give_the_same_batches_until_one_is_killed(splits, expected):
+    batches = start_batches(splits, workers=2, start=1, epochs=10**6)
+    assert_same_batches([next(batches) for _ in range(5)], expected[1:])
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    with pytest.raises(DataError, match=r'died with exit code -9 .*config\.dataset\.workers'):
+        list(itertools.islice(batches, 100))
 
 
 def test_evaluation_batches_are_the_split_in_order_and_padded(splits):
@@ -61,6 +76,14 @@ def test_evaluation_batches_are_the_split_in_order_and_padded(splits):
     assert [len(batch['image']) for batch in batches] == [4, 4, 4]
     images = np.concatenate([batch['image'] for batch in batches])
     np.testing.assert_array_equal(images[:9], decoded.images)
+
+
+def test_images_are_resized_as_for_the_cache(tiny, dataset_config):
+    dataset_config.image_size, dataset_config.loader = 5, 'streaming'
+    decoded, encoded = (sources.load(dataset_config, ['test'], memory=memory) for memory in (None, 1e9))
+    assert encoded.image_shape == (5, 5, 3)
+    images = encoded.splits['test'].images[2:7]
+    np.testing.assert_array_equal(images, decoded.splits['test'].images[2:7])
 
 
 def test_streamed_splits_are_described_without_being_decoded(splits, dataset_config):
@@ -113,51 +136,26 @@ def test_workers_ask_for_room_and_a_main_guard(splits, monkeypatch):
         next(loader.training_batches(4, **start))
 
 
-def worker_pids(parent):
-    """The processes that a process has spawned, but for Python's resource tracker."""
-    pids = []
-    for path in Path('/proc').glob('[0-9]*/stat'):
-        try:
-            state, ppid = path.read_text().rpartition(')')[2].split()[:2]
-            line = (path.parent / 'cmdline').read_text()
-        except OSError:
-            continue
-        if int(ppid) == parent and state != 'Z' and 'spawn_main' in line:
-            pids.append(int(path.parent.name))
-    return pids
-
-
-def wait_until(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
-def test_killed_worker_is_an_error_and_orphans_exit(splits, dataset_config):
-    """A script whose workers are killed says so; workers whose script is killed end too."""
-    script = f'''
-import sys
+def test_workers_end_with_a_killed_parent(splits, dataset_config):
+    script = f"""
+import multiprocessing, sys
 sys.path.insert(0, {str(ROOT)!r})
 from ml_collections import ConfigDict
 from input_pipeline import sources
 from input_pipeline.streaming import Streaming
-if __name__ == '__main__':
-    split = sources.load(ConfigDict({dataset_config.to_dict()!r}), memory=1e9).splits['train']
-    batches = Streaming(split, workers=1).training_batches(4, seed=0, epochs=10**6, drop_last=True, start=0)
-    for batch in batches:
-        print('batch', flush=True)
-'''
+split = sources.load(ConfigDict({dataset_config.to_dict()!r}), memory=1e9).splits['train']
+batches = Streaming(split, workers=1).training_batches(4, seed=0, epochs=10**6, drop_last=True, start=0)
+next(batches)
+print(multiprocessing.active_children()[0].pid, flush=True)
+input()
+"""
     command = [sys.executable, '-c', script]
-    parents = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
-    try:
-        killed, orphaned = ([parent.stdout.readline(), *worker_pids(parent.pid)][1] for parent in parents)
-        os.kill(killed, signal.SIGKILL)
-        assert b'died with exit code -9' in parents[0].communicate(timeout=30)[1]
-        parents[1].kill()
-        wait_until(lambda: not Path(f'/proc/{orphaned}').exists())
-    finally:
-        for parent in parents:
-            parent.kill()
-            parent.wait()
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        worker = Path(f'/proc/{int(parent.stdout.readline())}')
+        assert worker.exists()
+        parent.kill()
+    deadline = time.monotonic() + 30
+    while worker.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

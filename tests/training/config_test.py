@@ -56,6 +56,9 @@ def test_defaults_are_allowed():
         ('parallel', 'pjit', 'one of auto, jit, pmap (did you mean jit?)'),
         ('steps_per_dispatch', -1, 'at least 0'),
         ('dataset.name', '', 'the name of a TFDS dataset, or digits'),
+        ('dataset.bad_images', 'ignore', 'one of fail, skip'),
+        ('dataset.image_size', -1, 'at least 0'),
+        ('dataset.train_split', '', 'the name of a split'),
         ('dataset.validation', 1.0, 'a fraction below 1, or a whole number above 1'),
         ('dataset.validation', 100.5, 'a fraction below 1, or a whole number above 1'),
         ('dataset.loader', 'stream', 'one of auto, resident, streaming (did you mean streaming?)'),
@@ -144,6 +147,19 @@ def test_value_that_is_not_allowed_is_named_with_those_that_are(key, value, expe
     [
         ({'optimizer.accumulation_steps': 3}, 'accumulation_steps=3: must divide config.batch_size=512'),
         ({'dataset.watch_test': True}, 'needs config.dataset.validation=0'),
+        (
+            {'dataset.watch_test': True, 'dataset.validation': 0.0, 'dataset.test_split': ''},
+            'watch_test: needs a config.dataset.test_split',
+        ),
+        (
+            {'dataset.watch_test': True, 'dataset.validation': 0.0, 'dataset.validation_split': 'dev'},
+            '(validation_split is dev)',
+        ),
+        ({'dataset.validation_split': 'dev'}, 'validation_split=dev: takes the place of images held out'),
+        (
+            {'dataset.validation_split': 'test', 'dataset.validation': 0.0},
+            'validation_split=test, test_split=test: must be different',
+        ),
         ({'schedule.final_learning_rate': 0.5}, 'must not exceed config.optimizer.learning_rate=0.1'),
         ({'schedule.warmup_epochs': 40.0}, 'must be below config.epochs=40'),
         ({'schedule.name': 'multistep'}, 'milestones=(): multistep needs at least one'),

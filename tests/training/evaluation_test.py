@@ -67,6 +67,15 @@ def test_split_that_is_not_there_is_named(workdir):
         evaluate(workdir, split='extra', devices=DEVICES)
 
 
+def test_images_without_labels_are_not_evaluated(config, workdir, monkeypatch):
+    split = sources.Split(np.zeros((2, 8, 8, 1), np.uint8), np.full(2, -1), np.array(['a', 'b']))
+    loaded = sources.load(config.dataset)
+    monkeypatch.setitem(loaded.splits, 'pairs', split)
+    monkeypatch.setattr(sources, 'load', lambda *args, **keys: loaded)
+    with pytest.raises(DataError, match='Split pairs of digits has images without labels'):
+        evaluate(workdir, split='pairs', devices=DEVICES)
+
+
 def test_dataset_of_other_classes_is_refused(workdir, monkeypatch):
     load = sources.load
 
@@ -86,7 +95,7 @@ def test_dataset_of_the_same_classes_is_evaluated(workdir, monkeypatch):
     digits = {'twin': 'digits', 'digits': 'digits'}
 
     def load_digits(config, *splits, **keys):
-        return load(ConfigDict({**config.to_dict(), 'name': digits[config.name]}), *splits, **keys)
+        return load(ConfigDict({**config, 'name': digits[config.name]}), *splits, **keys)
 
     monkeypatch.setattr(sources, 'load', load_digits)
     result = evaluate(workdir, dataset='twin', devices=DEVICES)

@@ -6,10 +6,11 @@ import signal
 import jax
 import pytest
 
-from training import NonFiniteLoss
+from input_pipeline import DataError
+from training import NonFiniteLoss, plots
 from training.checkpoints import Checkpoints
 from training.console import Console
-from training.evaluation import Evaluator
+from training.evaluation import Evaluator, evaluate
 from training.interruption import Interrupted, Interruption
 from training.loop import Training
 from training.run import run
@@ -249,6 +250,28 @@ def test_without_validation_the_last_epoch_is_the_best(short, tmp_path):
     assert (results['selected_on'], results['best_epoch']) == ('last epoch', 2)
     assert not any(key.startswith(('val_', 'test_')) for record in records(tmp_path) for key in record)
     assert last_steps(tmp_path, 'best') == [16]
+
+
+def test_without_a_test_split_results_are_those_on_validation(short, tmp_path, capsys, monkeypatch):
+    titles, draw = [], plots.confusion_matrix
+    monkeypatch.setattr(plots, 'confusion_matrix', lambda *a, **k: titles.append(k['title']) or draw(*a, **k))
+    short.dataset.update({'validation': 0.0, 'validation_split': 'test', 'test_split': ''})
+    results = run(short, tmp_path, DEVICES)
+    assert results['val_accuracy'] == max(record['val_accuracy'] for record in records(tmp_path))
+    assert results['selected_on'] == 'val'
+    assert not any('test' in key for key in results)
+    assert titles == [f'{tmp_path.name}, validation']
+    assert 'test accuracy' not in capsys.readouterr().out
+    assert evaluate(tmp_path, devices=DEVICES)['accuracy'] == results['val_accuracy']
+
+
+def test_without_any_evaluation_a_run_says_so(short, tmp_path, capsys):
+    short.dataset.update({'validation': 0.0, 'test_split': ''})
+    results = run(short, tmp_path, DEVICES)
+    assert not any(key.startswith(('test_', 'val_')) for key in results)
+    assert 'nothing was evaluated' in capsys.readouterr().out
+    with pytest.raises(DataError, match='name a --split'):
+        evaluate(tmp_path, devices=DEVICES)
 
 
 def test_second_ctrl_c_exits_at_once(monkeypatch):

@@ -1,0 +1,160 @@
+"""What lies in a folder of images: `<split>/<class>/…` to classify, and folders of loose images to verify."""
+
+import functools
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from input_pipeline import DataError
+
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.pgm')  # in any case
+_LAYOUT = 'It must hold train/<class>/ with the images of each class, and other splits beside train likewise'
+
+
+class Item(NamedTuple):
+    """An image file."""
+
+    id: str  # path relative to the folder, with '/'
+    label: int  # -1 where it lies in no class
+    size: int  # bytes
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of a folder, sorted by their ids, and how many other files lie there.
+
+    The classes are those of train, sorted by name. A split of loose images has the label -1 throughout.
+    """
+
+    folder: Path
+    class_names: tuple[str, ...]
+    splits: dict[str, tuple[Item, ...]]
+    ignored: int
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Changes with the path, size or modification time of any image."""
+        return fingerprint(item for items in self.splits.values() for item in items)
+
+
+def fingerprint(items: Iterable[Item]) -> str:
+    """Returns a hash of all there is to say about these images short of reading them."""
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(repr(tuple(item)).encode())
+    return digest.hexdigest()
+
+
+def scan(folder: Path) -> Listing:
+    """Lists `folder/<split>/<class>/…` and folders of loose images; splits may also lie in `folder/cls_data`.
+
+    Images in subfolders of a class belong to it. Hidden files and those without an image's suffix are not
+    images; links are followed.
+
+    Raises:
+        DataError: what is there cannot be trained on.
+    """
+    if not folder.is_dir():
+        raise DataError(f'config.dataset.folder: {folder} is no folder.')
+    found: dict[str, list[tuple[str | None, str, int, int]]] = {}
+    ignored = 0
+    for path, size, mtime_ns in _files(folder):
+        split, class_name = _place(path)
+        if split is None or not path.lower().endswith(SUFFIXES) or path.rpartition('/')[2].startswith('.'):
+            ignored += 1
+        else:
+            found.setdefault(split, []).append((class_name, path, size, mtime_ns))
+    _check_names(folder, found)
+    classes = {split: {image[0] for image in images} for split, images in found.items()}
+    _check_classes(folder, classes)
+    class_names = sorted(classes['train'])
+    labels = {None: -1, **{name: label for label, name in enumerate(class_names)}}
+    splits = {
+        split: tuple(sorted(Item(path, labels[name], *state) for name, path, *state in images))
+        for split, images in sorted(found.items())
+    }
+    return Listing(folder, tuple(class_names), splits, ignored)
+
+
+def _files(folder: Path) -> Iterator[tuple[str, int, int]]:
+    """Yields relative path, size and modification time of every file outside of hidden folders."""
+
+    def walk(path: str, relative: str, above: tuple) -> Iterator[tuple[str, int, int]]:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                name = relative + entry.name
+                try:
+                    state = entry.stat()
+                except OSError:  # a broken link: reported when it is read
+                    yield name, 0, 0
+                    continue
+                key = state.st_dev, state.st_ino
+                if not entry.is_dir():
+                    yield name, state.st_size, state.st_mtime_ns
+                elif not entry.name.startswith('.') and key not in above:  # else a link back up
+                    yield from walk(entry.path, f'{name}/', (*above, key))
+
+    state = folder.stat()
+    try:
+        yield from walk(str(folder), '', ((state.st_dev, state.st_ino),))
+    except OSError as error:
+        raise DataError(f'config.dataset.folder: cannot list {error.filename}: {error.strerror}.') from error
+
+
+def _place(path: str) -> tuple[str | None, str | None]:
+    """Returns split and class of a relative path, None where it lies outside of them."""
+    parts = path.split('/')
+    if parts[0] == 'cls_data':
+        parts = parts[1:]
+    if len(parts) == 1:
+        return None, None
+    return parts[0], parts[1] if len(parts) > 2 else None
+
+
+def _check_names(folder: Path, found: dict[str, list]) -> None:
+    """Names end up in files of TFDS: splits as \\w+, classes as lines of UTF-8."""
+    for split, images in found.items():
+        if not re.fullmatch(r'[A-Za-z]\w*', split, re.ASCII) or split == 'all':
+            raise DataError(
+                f'{folder / split}: TFDS wants names of splits to be of letters, digits and _, and not all. '
+                'Rename that folder.'
+            )
+        for class_name, path, *_ in images:
+            if class_name is not None and (class_name != class_name.strip() or '\n' in class_name):
+                raise DataError(
+                    f'{folder}: the class {class_name!r} begins or ends with a space, or has a line break. '
+                    'Rename that folder.'
+                )
+            try:
+                path.encode()
+            except UnicodeEncodeError:
+                raise DataError(f'{folder}: the name {path!a} is not UTF-8. Rename that file.') from None
+
+
+def _check_classes(folder: Path, classes: dict[str, set[str | None]]) -> None:
+    if not classes:
+        raise DataError(f'{folder} holds no images ({", ".join(SUFFIXES)}) in folders. {_LAYOUT}.')
+    if 'train' not in classes:
+        raise DataError(f'{folder} has no images in train, but in {_listed(classes)}. {_LAYOUT}.')
+    for split, names in classes.items():
+        if None in names and len(names) > 1:
+            raise DataError(
+                f'Split {split} of {folder} has images beside its class folders: move them into one, or away.'
+            )
+    train = classes['train']
+    if len(train) < 2:
+        what = 'no class folders' if None in train else f'only one class, {_listed(train)}'
+        raise DataError(f'The train folder of {folder} has {what}: a classifier needs two. {_LAYOUT}.')
+    for split, names in classes.items():
+        if more := names - train - {None}:
+            raise DataError(f'Split {split} of {folder} has classes that train lacks: {_listed(more)}.')
+
+
+def _listed(names) -> str:
+    names = sorted(names)
+    return ', '.join(names[:5]) + (f' and {len(names) - 5} more' if len(names) > 5 else '')
