@@ -51,7 +51,7 @@ def main():
     parser.add_argument('--workers', type=int, default=decoding.core_count(), help='processes, of each side')
     parser.add_argument('--images', type=int, default=4000, help='how many JPEGs to make')
     parser.add_argument('--stored', type=int, default=SIDE, help=f'their side; they are resized to {SIDE}')
-    parser.add_argument('--batch_size', type=int, default=256)
+    parser.add_argument('--batch_size', type=int, default=128)
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--seconds', type=float, default=4.0, help='of each round')
     arguments = parser.parse_args()
@@ -85,7 +85,7 @@ def main():
 
 def measure(batches: Iterator, arguments) -> float:
     """Returns images per second, after what was read ahead while others had their turn."""
-    for _ in range(5 * max(1, arguments.workers)):
+    for _ in range(6 * max(1, arguments.workers)):
         next(batches)
     count, started = 0, time.perf_counter()
     while (seconds := time.perf_counter() - started) < arguments.seconds:
