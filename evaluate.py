@@ -1,8 +1,11 @@
 """Evaluates a checkpoint of a run.
 
   python evaluate.py --workdir=DIR [--checkpoint=best|last|STEP] [--split=test] [--predictions=FILE.csv]
+  python evaluate.py --workdir=DIR --pairs=FILE [--scores=FILE.csv] [--flip]      (are both the same person?)
+  python evaluate.py --workdir=DIR --features=FILE.npy [--split=ver_data] [--flip]
 
-Writes evaluations/<checkpoint>-<dataset>-<split>.json in the workdir, and two plots beside the run's.
+Writes evaluations/<checkpoint>-<dataset>-<split>.json or <checkpoint>-<pairs>.json in the workdir, and plots
+beside the run's.
 """
 
 from pathlib import Path
@@ -12,39 +15,99 @@ from absl import app, flags
 from training import command_line
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
-_CHECKPOINT = flags.DEFINE_string('checkpoint', 'best', 'best, last, or the step of one that is kept.')
+_CHECKPOINT = flags.DEFINE_string(
+    'checkpoint', 'best', 'best, last, best_verification, or the step of one kept.'
+)
 _SPLIT = flags.DEFINE_string(
     'split',
     None,
-    'val, test or another split of the dataset; default: test, or val where the run had no test.',
+    'val, test or another split of the dataset; default: test, or val where the run had no test; for --pairs '
+    'and --features the one of config.verification.split.',
 )
 _DATASET = flags.DEFINE_string('dataset', None, "Another dataset with the same classes; default: the run's.")
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where the datasets lie now; default: where they lay then.')
 _PREDICTIONS = flags.DEFINE_string('predictions', None, 'CSV file for id, label, predicted, confidence.')
+_PAIRS = flags.DEFINE_string('pairs', None, 'File of pairs of images, with labels 0 and 1 or without.')
+_SCORES = flags.DEFINE_string('scores', None, "CSV file for ID and Label: the pairs' rows and similarities.")
+_FOLDER = flags.DEFINE_string('folder', None, 'Folder of other images, of any size, that --pairs is about.')
+_FEATURES = flags.DEFINE_string('features', None, ".npy file for the images' features; ids go to .ids.txt.")
+_FLIP = flags.DEFINE_bool(
+    'flip', None, 'Average features over an image and its mirror image; default: as trained.'
+)
+_joined = command_line.define_process_flags()
 flags.mark_flag_as_required('workdir')
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'unexpected argument {argv[1]!r}')
+    if (_SCORES.value or _FOLDER.value) and not _PAIRS.value:
+        raise app.UsageError('--scores and --folder need --pairs')
+    if _PAIRS.value and _FEATURES.value:
+        raise app.UsageError('--pairs and --features: one at a time')
     with command_line.explained():
         command_line.prepare_jax()
-        from training.evaluation import evaluate
+        with _joined():
+            _run()
 
-        result = evaluate(
-            Path(_WORKDIR.value),
-            checkpoint=_CHECKPOINT.value,
-            split=_SPLIT.value,
-            dataset=_DATASET.value,
-            data_dir=_DATA_DIR.value,
-            predictions=_PREDICTIONS.value,
-        )
+
+def _run() -> None:
+    common = {'checkpoint': _CHECKPOINT.value, 'data_dir': _DATA_DIR.value}
+    if _PAIRS.value is not None:
+        _verify(common)
+    elif _FEATURES.value is not None:
+        _export_features(common)
+    else:
+        _evaluate(common)
+
+
+def _evaluate(common: dict) -> None:
+    from training.evaluation import evaluate
+
+    result = evaluate(
+        Path(_WORKDIR.value),
+        split=_SPLIT.value,
+        dataset=_DATASET.value,
+        predictions=_PREDICTIONS.value,
+        **common,
+    )
     print(f'{result["dataset"]} {result["split"]}, {result["count"]:,} images, step {result["step"]:,}')
     print(f'loss                {result["loss"]:.4f}')
     print(f'top-1 accuracy      {result["accuracy"]:.2%}')
     if 'top5_accuracy' in result:
         print(f'top-5 accuracy      {result["top5_accuracy"]:.2%}')
     print(f'calibration error   {result["expected_calibration_error"]:.2%}')
+
+
+def _verify(common: dict) -> None:
+    from training.verification import describe, verify
+
+    scores = _SCORES.value and Path(_SCORES.value)
+    result = verify(
+        Path(_WORKDIR.value),
+        pairs=_PAIRS.value,
+        split=_SPLIT.value,
+        folder=_FOLDER.value,
+        flip=_FLIP.value,
+        scores=scores,
+        **common,
+    )
+    print(f'{result["file"]}, {result["pairs"]:,} pairs, step {result["step"]:,}')
+    if 'eer' in result:
+        print(describe(result))
+    if 'fold_accuracy' in result:
+        mean, error = 100 * result['fold_accuracy'], 100 * result['fold_accuracy_error']
+        print(f'accuracy over {len(result["fold_accuracies"])} folds {mean:.2f} +- {error:.2f} %')
+    if scores:
+        print(f'similarities in {scores}')
+
+
+def _export_features(common: dict) -> None:
+    from training.verification import export_features
+
+    path = Path(_FEATURES.value)
+    features = export_features(Path(_WORKDIR.value), path, split=_SPLIT.value, flip=_FLIP.value, **common)
+    print(f'{features.shape[0]:,} features of {features.shape[1]} dimensions in {path}')
 
 
 if __name__ == '__main__':

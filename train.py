@@ -25,6 +25,7 @@ _WORKDIR = flags.DEFINE_string(
 _FIND_BATCH_SIZE = flags.DEFINE_bool(
     'find_batch_size', False, 'Time growing batch sizes and recommend one, instead of training.'
 )
+_joined = command_line.define_process_flags()
 flags.mark_flag_as_required('config')
 
 
@@ -44,13 +45,19 @@ def main(argv: list[str]) -> None:
 
             find_batch_size(_CONFIG.value)
             return
+        import jax
+
         from training.interruption import Interrupted
         from training.run import run
 
         try:
-            run(_CONFIG.value, Path(_WORKDIR.value or f'runs/{file.stem}'))
+            with _joined() as is_main:
+                run(_CONFIG.value, Path(_WORKDIR.value or f'runs/{file.stem}'))
         except Interrupted as interrupted:
-            print(f'{interrupted}; saved. Continue with:\n  python {shlex.join(sys.argv)}', file=sys.stderr)
+            if is_main:
+                several = jax.process_count() > 1  # what started them is not known here
+                again = ' the same command' if several else f':\n  python {shlex.join(sys.argv)}'
+                print(f'{interrupted}; saved. Continue with{again}', file=sys.stderr)
             sys.exit(interrupted.exit_code)
 
 

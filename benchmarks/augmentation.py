@@ -24,6 +24,8 @@ VARIANTS = {
     'rotation, nearest': {'rotation': 20.0},
     'rotation, bilinear': {'rotation': 20.0, 'rotation_interpolation': 'bilinear'},
     'colour jitter': {'brightness': 0.2, 'contrast': 0.3, 'saturation': 0.3, 'hue': 0.1},
+    'perspective': {'perspective': 0.5},
+    'blur': {'blur': 3},
     'cutout': {'cutout': 8},
     'erasing': {'erasing': 0.5},
     'randaugment': {'auto': 'randaugment'},

@@ -12,8 +12,8 @@ def get_config() -> ConfigDict:
     config.seed = 0  # of initialisation, order, augmentation and dropout
     config.epochs = 40  # passes over the training split
     config.batch_size = 512  # images per optimizer step, over all devices together
-    # float32, bfloat16 (compute only; parameters and statistics stay float32), or auto:
-    # bfloat16 on a GPU, float32 on a CPU.
+    # float32, bfloat16, float16 (both compute only: parameters and statistics stay float32; float16 with a
+    # loss scale), or auto: bfloat16 on a GPU, float32 on a CPU.
     config.precision = 'float32'
     config.parallel = 'auto'  # jit over a mesh of all devices, pmap, or auto (jit)
     # Steps per dispatch to a GPU; 0: as many as take half a second. A CPU always gets one, since XLA runs
@@ -36,8 +36,8 @@ def get_config() -> ConfigDict:
     dataset.cache_dir = (
         ''  # decoded pixels; '' is $XDG_CACHE_HOME/jax-classifiers or ~/.cache/jax-classifiers
     )
-    # resident: whole splits, decoded, on each device; streaming: batches read and decoded ahead of their
-    # use, for what does not fit; auto: resident up to 40 % of a device's free memory. Batches are the same.
+    # resident: whole splits, decoded, on the devices; streaming: batches read and decoded ahead of their use,
+    # for what does not fit; auto: resident up to 40 % of the devices' free memory. Batches are the same.
     dataset.loader = 'auto'
     # Processes that decode streamed training batches; 0: threads of the main process; -1: a process for each
     # core (at most 16), or threads where there are no more than two cores.
@@ -60,14 +60,20 @@ def get_config() -> ConfigDict:
     augmentation.crop_padding = 0  # pixels added on each side before a random crop of the original size
     augmentation.crop_mode = 'zero'  # what is added: zero (black), reflect
     augmentation.flip = False  # mirror left to right with probability 1/2
-    augmentation.rotation = 0.0  # degrees; the angle is uniform between plus and minus this
-    augmentation.rotation_interpolation = 'nearest'  # nearest, bilinear
-    augmentation.rotation_fill = 0.0  # value of the corners that a rotation leaves, from 0 to 1 (white)
     # Colour jitter in a random order: factors are uniform in 1 +- this, that of hue in +- this of a turn.
     augmentation.brightness = 0.0
     augmentation.contrast = 0.0
     augmentation.saturation = 0.0
     augmentation.hue = 0.0  # at most 1/2
+    augmentation.rotation = 0.0  # degrees; the angle is uniform between plus and minus this
+    augmentation.rotation_interpolation = 'nearest'  # nearest, bilinear
+    augmentation.rotation_fill = 0.0  # value of the corners that a rotation leaves, from 0 to 1 (white)
+    # How far the corners may move towards the centre, as a share of the way; 0: off.
+    augmentation.perspective = 0.0
+    augmentation.perspective_probability = 0.5
+    augmentation.blur = 0  # side in pixels of a Gaussian kernel, odd; 0: off
+    augmentation.blur_sigma_min = 0.1  # its standard deviation in pixels is uniform between these
+    augmentation.blur_sigma_max = 2.0
     augmentation.auto = 'none'  # none, randaugment, trivialaugment
     augmentation.randaugment_ops = 2  # operations an image
     augmentation.randaugment_magnitude = 9  # of 0 to 30
@@ -93,6 +99,8 @@ def get_config() -> ConfigDict:
     model.se_reduction = 16  # the share of the channels that it squeezes them to, inverted
     model.hidden = 256  # units of simple_cnn's hidden layer
     model.head_sizes = ()  # units of a ResNet's hidden layers before the last linear one, such as (512, 256)
+    model.head = 'linear'  # linear, cosine: the last layer; cosine for the losses with a margin
+    model.cosine_scale = 64.0  # logits of a cosine head are this times the cosines
     model.dropout = 0.0  # probability, after each hidden layer of the head, or before its only one
     model.block_dropout = 0.0  # probability, after each residual block
     # Of kernels: pytorch (its layers' default), torchvision (kaiming normal, fan out, for convolutions),
@@ -104,14 +112,32 @@ def get_config() -> ConfigDict:
     # winograd on one CPU device in float32, xla otherwise. The function computed is the same.
     model.convolution = 'auto'
 
+    config.batch_norm = batch_norm = ConfigDict()
+    # Statistics over the global batch, so that the number of devices does not matter; or, when off, over each
+    # device's part of it (running ones are averaged): no communication in the layers, another training.
+    batch_norm.sync = True
+
     config.loss = loss = ConfigDict()
-    loss.name = 'cross_entropy'  # cross_entropy, focal
+    loss.name = 'cross_entropy'  # cross_entropy, focal, arcface, cosface
     loss.label_smoothing = 0.0  # share of the target spread over all classes
     loss.focal_gamma = 2.0  # how much less the focal loss counts what is already right; 0: cross entropy
+    # What separates a class from the others: added to the angle in arcface (radians), taken off the cosine in
+    # cosface (whose paper has 0.35). Evaluation is without it.
+    loss.margin = 0.5
+
+    config.loss_scale = loss_scale = ConfigDict()  # of precision float16, as PyTorch's GradScaler
+    loss_scale.initial = 2.0**16
+    loss_scale.growth_factor = 2.0
+    loss_scale.growth_interval = 2000  # steps without an overflow before it grows
+    loss_scale.backoff_factor = 0.5  # after an overflow; below a scale of 1 the run stops
+    loss_scale.max = 2.0**24
 
     config.optimizer = optimizer = ConfigDict()
     optimizer.name = 'sgd'  # sgd, adam, adamw, rmsprop, muon (Adam for all but convolution kernels)
     optimizer.learning_rate = 0.1  # the schedule's highest
+    # Multiplies the rate (not schedule.final_learning_rate) by batch_size / reference_batch, or by its root.
+    optimizer.scale_with_batch = 'none'  # none, linear (for sgd), sqrt (for adam and the like)
+    optimizer.reference_batch = 256  # images per step that learning_rate is meant for
     optimizer.momentum = 0.9  # of sgd, rmsprop (whose default in PyTorch is 0) and muon
     optimizer.nesterov = False  # of sgd and muon
     optimizer.beta1 = 0.9  # of Adam's mean of gradients, in adam, adamw and muon
@@ -177,6 +203,14 @@ def get_config() -> ConfigDict:
     config.checkpoint = checkpoint = ConfigDict()
     checkpoint.every_epochs = 1  # 0: only at the end and when interrupted
     checkpoint.every_steps = 0  # additionally; 0: off
+
+    # Pairs of images of people, compared by the cosine similarity of their features after every epoch.
+    config.verification = verification = ConfigDict()
+    # File of lines `image image 0|1`, or .csv with a header line; looked up in dataset.folder too. '': none.
+    verification.pairs = ''
+    verification.split = 'ver_data'  # holds the images, whose names in the file may begin with it
+    verification.flip = False  # average the features of an image and of its mirror image
+    verification.resamples = 1000  # of the bootstrap whose intervals results.json gives; 0: no intervals
 
     config.wandb = wandb = ConfigDict()
     wandb.mode = 'disabled'  # disabled, offline, online

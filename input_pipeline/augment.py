@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from input_pipeline.auto_augment import rand_augment, trivial_augment
+from input_pipeline.blur import random_blur
 from input_pipeline.color import random_jitter
 from input_pipeline.erasing import random_cutout, random_erasing
-from input_pipeline.geometry import random_rotation
+from input_pipeline.geometry import random_perspective, random_rotation
 from input_pipeline.mixing import random_mix
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]  # (images, keys) -> images
@@ -58,13 +59,18 @@ def create_augmentation(config: ConfigDict) -> tuple[Augment, Augment]:
         'interpolation': config.rotation_interpolation,
         'fill': config.rotation_fill,
     }
+    perspective = {'distortion': config.perspective, 'probability': config.perspective_probability}
+    blur = {'size': config.blur, 'sigma_min': config.blur_sigma_min, 'sigma_max': config.blur_sigma_max}
     rand = {'operations': config.randaugment_ops, 'magnitude': config.randaugment_magnitude}
     cutout, late = partial(random_cutout, size=config.cutout), config.cutout_after_normalization
     before = [
         (config.crop_padding, partial(random_crop, padding=config.crop_padding, mode=config.crop_mode)),
         (config.flip, random_flip),
-        (config.rotation, partial(random_rotation, **rotation)),
+        # Colours before what moves pixels, so that what is filled in keeps its value.
         (any(jitter.values()), partial(random_jitter, **jitter)),
+        (config.rotation, partial(random_rotation, **rotation)),
+        (config.perspective, partial(random_perspective, **perspective)),
+        (config.blur, partial(random_blur, **blur)),
         (config.auto == 'randaugment', partial(rand_augment, **rand)),
         (config.auto == 'trivialaugment', trivial_augment),
         (config.cutout and not late, cutout),
@@ -78,14 +84,28 @@ def create_augmentation(config: ConfigDict) -> tuple[Augment, Augment]:
 
 def _in_turn(steps: list[tuple[object, Augment]], *, first_stream: int) -> Augment:
     """Chains the functions that are on. Each has its own stream, so switching one leaves the others alike."""
+    functions = [_with_stream(function, i) for i, (on, function) in enumerate(steps, first_stream) if on]
 
-    def augment(images, keys):
-        for stream, (on, function) in enumerate(steps, first_stream):
-            if on:
-                images = function(images, jax.vmap(jax.random.fold_in, (0, None))(keys, stream))
+    def chain(images, keys):
+        for function in functions:
+            images = function(images, keys)
         return images
 
-    return augment
+    def one_by_one(images, keys):
+        def apply(images, index):
+            return jax.lax.switch(index, functions, images, keys), None
+
+        return jax.lax.scan(apply, images, jnp.arange(len(functions)))[0]
+
+    if len(functions) < 2:
+        return chain
+    # On a CPU XLA would fuse the functions, and compute each pixel anew for every pixel that is made of it:
+    # a perspective and a blur after it would take three times as long.
+    return lambda images, keys: jax.lax.platform_dependent(images, keys, cpu=one_by_one, default=chain)
+
+
+def _with_stream(function: Augment, stream: int) -> Augment:
+    return lambda images, keys: function(images, jax.vmap(jax.random.fold_in, (0, None))(keys, stream))
 
 
 def create_mixing(config: ConfigDict, num_classes: int) -> Mix | None:

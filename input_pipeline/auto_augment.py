@@ -72,9 +72,9 @@ def apply(images: jax.Array, operation: jax.Array, magnitude: jax.Array) -> jax.
         contrast and sharpness what is added to the factor 1. The others take none.
     """
     results = {
-        'brightness': color.adjust_brightness(images, 1 + magnitude),
-        'color': color.adjust_saturation(images, 1 + magnitude),
-        'contrast': color.adjust_contrast(images, 1 + magnitude),
+        'brightness': color.adjust('brightness', images, 1 + magnitude),
+        'color': color.adjust('saturation', images, 1 + magnitude),
+        'contrast': color.adjust('contrast', images, 1 + magnitude),
         'sharpness': adjust_sharpness(images, 1 + magnitude),
         'posterize': posterize(images, magnitude),
         'solarize': solarize(images, magnitude / 255),

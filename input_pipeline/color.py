@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_GRAY = np.array([0.2989, 0.587, 0.114], np.float32)
+_LUMA = (0.2989, 0.587, 0.114)
 
 
 def random_jitter(
@@ -40,63 +40,82 @@ def jitter(images: jax.Array, factors: jax.Array, order: jax.Array, *, names: li
       factors: float32[batch, len(names)].
       order: int32[batch, len(names)], positions in `names`.
     """
+
     # Images of a batch are at different adjustments at a time: all are computed, which costs less than
-    # sorting the images.
-    for turn in order.T:
-        adjusted = [ADJUSTMENTS[name](images, factors[:, index]) for index, name in enumerate(names)]
-        images = jnp.select([(turn == i)[:, None, None, None] for i in range(len(names))], adjusted)
-    return images
+    # sorting the images. A scan, since XLA would compute earlier turns anew for each channel of later ones.
+    def take_turn(channels, turn):
+        adjusted = [ADJUSTMENTS[name](channels, factors[:, index]) for index, name in enumerate(names)]
+        chosen = [_spread(turn == index) for index in range(len(names))]
+        return [jnp.select(chosen, candidates) for candidates in zip(*adjusted, strict=True)], None
+
+    channels, _ = jax.lax.scan(take_turn, _split(images), order.T)
+    return jnp.stack(channels, axis=-1)
 
 
-def blend(images: jax.Array, others: jax.Array | float, factors: jax.Array) -> jax.Array:
-    """Returns factor * image + (1 - factor) * other, cut off at 0 and 1."""
-    factors = factors[:, None, None, None]
-    return (factors * images + (1 - factors) * others).clip(0, 1)
+def adjust(name: str, images: jax.Array, factors: jax.Array) -> jax.Array:
+    """Applies one of ADJUSTMENTS to whole images."""
+    return jnp.stack(ADJUSTMENTS[name](_split(images), factors), axis=-1)
 
 
-def grayscale(images: jax.Array) -> jax.Array:
-    """Returns the luma (ITU-R 601), float32[batch, height, width, 1]."""
-    return images if images.shape[-1] == 1 else (images * _GRAY).sum(-1, keepdims=True)
+def blend(image: jax.Array, other: jax.Array | float, factors: jax.Array) -> jax.Array:
+    """Returns factor * image + (1 - factor) * other, cut off at 0 and 1; of whole images or one channel."""
+    factors = factors.reshape(-1, *[1] * (image.ndim - 1))
+    return (factors * image + (1 - factors) * other).clip(0, 1)
 
 
-def adjust_brightness(images: jax.Array, factors: jax.Array) -> jax.Array:
+# The adjustments take and return a list of the channels, each float32[batch, height, width]: on a CPU sums
+# over a last axis of 3 take six times as long.
+def _brightness(channels, factors):
     """Blends with black: 0 gives black, 1 the image."""
-    return blend(images, 0.0, factors)
+    return [blend(channel, 0.0, factors) for channel in channels]
 
 
-def adjust_contrast(images: jax.Array, factors: jax.Array) -> jax.Array:
+def _contrast(channels, factors):
     """Blends with each image's mean grey: 0 gives that grey, 1 the image."""
-    return blend(images, grayscale(images).mean((1, 2, 3), keepdims=True), factors)
+    mean = _gray([channel.mean((1, 2), keepdims=True) for channel in channels])
+    return [blend(channel, mean, factors) for channel in channels]
 
 
-def adjust_saturation(images: jax.Array, factors: jax.Array) -> jax.Array:
+def _saturation(channels, factors):
     """Blends with the image in grey: 0 gives that, 1 the image. Leaves images of one channel alone."""
-    return images if images.shape[-1] == 1 else blend(images, grayscale(images), factors)
+    return channels if len(channels) == 1 else [blend(c, _gray(channels), factors) for c in channels]
 
 
-def adjust_hue(images: jax.Array, factors: jax.Array) -> jax.Array:
+def _hue(channels, factors):
     """Turns the hue by `factors` of a whole turn, in [-1/2, 1/2]. Leaves images of one channel alone."""
-    if images.shape[-1] == 1:
-        return images
-    red, green, blue = jnp.moveaxis(images, -1, 0)
-    value = images.max(-1)
-    chroma = value - images.min(-1)
-    divisor = jnp.where(chroma == 0, 1, chroma)  # grey pixels have no hue, and need none
-    sector = jnp.where(
+    if len(channels) == 1:
+        return channels
+    red, green, blue = channels
+    value = jnp.maximum(jnp.maximum(red, green), blue)
+    chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
+    # The hue in sixths of a turn, from -1 to 5, times the chroma: a division would take most of the time.
+    hue = jnp.where(
         value == red,
-        (green - blue) / divisor,
-        jnp.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
+        green - blue,
+        jnp.where(value == green, 2 * chroma + (blue - red), 4 * chroma + (red - green)),
     )
-    sector += 6 * factors[:, None, None]
+
     # Each channel is the value less the chroma times how far the hue is from that channel's third.
-    distance = (jnp.array([5.0, 3.0, 1.0]) + sector[..., None]) % 6
-    fraction = jnp.minimum(distance, 4 - distance).clip(0, 1)
-    return value[..., None] - chroma[..., None] * fraction
+    def turned(third):
+        offset = (6 * factors + third + 3) % 6 - 3
+        away = hue + chroma * _spread(offset)
+        away = jnp.where(away > 3 * chroma, away - 6 * chroma, away)
+        return value - (2 * chroma - jnp.abs(away)).clip(0, chroma)
+
+    return [turned(third) for third in (3, 1, -1)]
 
 
-ADJUSTMENTS = {
-    'brightness': adjust_brightness,
-    'contrast': adjust_contrast,
-    'saturation': adjust_saturation,
-    'hue': adjust_hue,
-}
+ADJUSTMENTS = {'brightness': _brightness, 'contrast': _contrast, 'saturation': _saturation, 'hue': _hue}
+
+
+def _split(images):
+    return [images[..., index] for index in range(images.shape[-1])]
+
+
+def _spread(values):
+    return values[:, None, None]
+
+
+def _gray(channels):
+    """Returns the luma (ITU-R 601)."""
+    return channels[0] if len(channels) == 1 else sum(w * c for w, c in zip(_LUMA, channels, strict=True))

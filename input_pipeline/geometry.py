@@ -5,8 +5,11 @@ Images are float32[batch, height, width, channels] in [0, 1].
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 INTERPOLATIONS = ('nearest', 'bilinear')
+# Whether x and y of the corners, clockwise from the upper left, are at the far side.
+_FAR_SIDES = np.array([[False, False], [True, False], [True, True], [False, True]])
 
 
 def random_rotation(
@@ -22,6 +25,58 @@ def rotate(images: jax.Array, angles: jax.Array, *, interpolation: str, fill: fl
     radians = jnp.deg2rad(angles)
     cosine, sine, zero = jnp.cos(radians), jnp.sin(radians), jnp.zeros_like(radians)
     return warp(images, [[cosine, -sine, zero], [sine, cosine, zero]], interpolation=interpolation, fill=fill)
+
+
+def random_perspective(
+    images: jax.Array, keys: jax.Array, *, distortion: float, probability: float
+) -> jax.Array:
+    """Views each image from another angle with a probability (torchvision's RandomPerspective, bilinear).
+
+    `distortion`, below 1, is how far the corners may move inwards: 1 would be to the centre. What they leave
+    is black.
+    """
+    width_height = np.array([images.shape[2], images.shape[1]])
+    farthest = (distortion * (width_height // 2)).astype(int)
+
+    def draw(key):
+        apply_key, corner_key = jax.random.split(key)
+        inwards = jax.random.randint(corner_key, (4, 2), 0, farthest + 1)
+        return jnp.where(jax.random.bernoulli(apply_key, probability), inwards, 0)
+
+    inwards = jax.vmap(draw)(keys)
+    return perspective(images, jnp.where(_FAR_SIDES, width_height - 1 - inwards, inwards))
+
+
+def perspective(images: jax.Array, corners: jax.Array) -> jax.Array:
+    """Moves the corners of each image (torchvision.transforms.functional.perspective, bilinear).
+
+    `corners` are int32[batch, 4, 2]: x and y, in pixels, to which the upper left, upper right, lower right
+    and lower left pixels go. They may not lie on one line.
+    """
+    height, width = images.shape[1:3]
+    x, y = jnp.moveaxis(corners.astype(jnp.float32), 0, -1).swapaxes(0, 1)
+    # From the unit square to the corners (Heckbert 1989, Fundamentals of Texture Mapping, section 2.2.3):
+    # x = (a u + b v + c) / (g u + h v + 1), y = (d u + e v + f) / (g u + h v + 1).
+    sum_x, sum_y = x[0] - x[1] + x[2] - x[3], y[0] - y[1] + y[2] - y[3]
+    right_x, right_y, below_x, below_y = x[1] - x[2], y[1] - y[2], x[3] - x[2], y[3] - y[2]
+    determinant = right_x * below_y - below_x * right_y
+    g = (sum_x * below_y - below_x * sum_y) / determinant
+    h = (right_x * sum_y - sum_x * right_y) / determinant
+    a, b, c = x[1] - x[0] + g * x[1], x[3] - x[0] + h * x[3], x[0]
+    d, e, f = y[1] - y[0] + g * y[1], y[3] - y[0] + h * y[3], y[0]
+    # Back, by the adjugate matrix. As in torchvision, which counts corners from the centres of pixels, but
+    # the pixels of the result from their edges.
+    x, y = jnp.arange(width) + 0.5, (jnp.arange(height) + 0.5)[:, None]
+    u, v, scale = (
+        (p[:, None, None] * x + q[:, None, None] * y) + r[:, None, None]
+        for p, q, r in (
+            (e - f * h, c * h - b, b * f - c * e),
+            (f * g - d, a - c * g, c * d - a * f),
+            (d * h - e * g, b * g - a * h, a * e - b * d),
+        )
+    )
+    rows, columns = v / scale * (height - 1) - 0.5, u / scale * (width - 1) - 0.5
+    return sample(images, rows, columns, interpolation='bilinear', fill=0.0)
 
 
 def warp(images: jax.Array, matrix: list[list[jax.Array]], *, interpolation: str, fill: float) -> jax.Array:

@@ -16,7 +16,7 @@ from input_pipeline import DataError, cache, decoding, prepare, records
 from input_pipeline.encoded import EncodedImages
 from input_pipeline.progress import track
 
-RESIDENT_SHARE = 0.4  # of the free memory of a device
+RESIDENT_SHARE = 0.4  # of the free memory of the devices
 
 
 class Split(NamedTuple):
@@ -68,8 +68,8 @@ def load(
         splits: which ones; names as the dataset has them.
         progress: show a progress bar (True) or one plain line (False) on stderr while something takes long;
             None: a bar if stderr is a terminal.
-        memory: free bytes on a device, by which `choose_loader` decides whether the images are decoded; None:
-            they are in any case.
+        memory: free bytes on all devices, by which `choose_loader` decides whether the images are decoded;
+            None: they are in any case.
         check: called once with the shape of an image and the number of classes, before anything is
             decoded; raises where they do not suit.
 
@@ -90,7 +90,8 @@ def choose_loader(loader: str, needed: int, free: float) -> tuple[str, str]:
     Args:
         loader: config.dataset.loader.
         needed: bytes of all splits once decoded.
-        free: bytes on each device. Auto takes at most 40 % of them: the model needs the rest.
+        free: bytes on all devices together, among which large splits are divided. Auto takes at most 40 % of
+            them: the model needs the rest.
 
     Raises:
         DataError: where resident splits cannot fit.
@@ -98,7 +99,7 @@ def choose_loader(loader: str, needed: int, free: float) -> tuple[str, str]:
     sizes = f'{needed / 1e9:,.2f} GB decoded, {free / 1e9:,.1f} GB free'
     if loader == 'resident' and needed > free:
         raise DataError(
-            f'config.dataset.loader=resident: the images do not fit on the device ({sizes}). Use auto or '
+            f'config.dataset.loader=resident: the images do not fit in memory ({sizes}). Use auto or '
             'streaming.'
         )
     if loader != 'auto':

@@ -57,24 +57,37 @@ class Streaming:
         return {'image': self._images[self._rows[indices]], 'label': self.labels[indices]}
 
     def training_batches(
-        self, batch_size: int, *, seed: int, epochs: int, drop_last: bool, start: int
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epochs: int,
+        drop_last: bool,
+        start: int,
+        part: tuple[int, int] = (0, 1),
     ) -> Iterator[dict[str, np.ndarray]]:
         """Yields the batches of all epochs, from step `start` of the run on. To be closed after use.
+
+        Of several processes that train together, `part` (i, n) gets the i-th of n equal parts of each batch.
 
         Raises:
           DataError: a record is damaged, or a worker died.
         """
         steps = steps_per_epoch(self.size, batch_size, drop_last=drop_last)
-        indices = _TrainingIndices(self.size, batch_size, steps, epochs, seed)
-        workers = _worker_count(self._workers, batch_size * self._images.nbytes // len(self._images))
+        indices = _TrainingIndices(self.size, batch_size, steps, epochs, seed, part)
+        part_bytes = batch_size // part[1] * self._images.nbytes // len(self._images)
+        workers = _worker_count(self._workers, part_bytes)
         return self._batches(indices, start, workers)
 
-    def evaluation_batches(self, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+    def evaluation_batches(
+        self, batch_size: int, *, part: tuple[int, int] = (0, 1)
+    ) -> Iterator[dict[str, np.ndarray]]:
         """Yields the split in its order, the last batch filled up with images that do not count.
 
         By threads: they have started at once, and keep up with a forward pass.
         """
-        return self._batches(evaluation_order(self.size, batch_size), 0, 0)
+        rows = evaluation_order(self.size, batch_size)
+        return self._batches(np.split(rows, part[1], axis=1)[part[0]], 0, 0)
 
     def _batches(self, indices, start: int, workers: int) -> Iterator[dict[str, np.ndarray]]:
         import grain
@@ -103,9 +116,9 @@ class Streaming:
 class _TrainingIndices:
     """The indices of each step of a run, all its epochs one after the other."""
 
-    def __init__(self, size: int, batch_size: int, steps: int, epochs: int, seed: int):
+    def __init__(self, size: int, batch_size: int, steps: int, epochs: int, seed: int, part: tuple[int, int]):
         self._size, self._seed = size, seed
-        self._batch_size, self._steps, self._epochs = batch_size, steps, epochs
+        self._batch_size, self._steps, self._epochs, self._part = batch_size, steps, epochs, part
 
     def __len__(self) -> int:
         return self._epochs * self._steps
@@ -113,7 +126,8 @@ class _TrainingIndices:
     def __getitem__(self, step: int) -> np.ndarray:
         epoch, position = divmod(step, self._steps)
         order = _order(self._size, self._seed, epoch)
-        return order[position * self._batch_size : (position + 1) * self._batch_size]
+        batch = order[position * self._batch_size : (position + 1) * self._batch_size]
+        return np.split(batch, self._part[1])[self._part[0]]
 
 
 # Two, since threads may be in two epochs at once.

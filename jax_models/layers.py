@@ -68,12 +68,15 @@ class BatchNorm(nn.Module):
       epsilon: added to the variance.
       axis_name: the mapped axis over which to share statistics (pmap); None: this array's only. Under
         jit over a mesh the whole batch is one array, so they are shared anyway.
+      groups: number of equal parts of the batch, each normalised by its own statistics; the running ones
+        take their mean. With one part per device this is batch norm per device under jit.
       scale_init: initial scale, one or zero.
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
     axis_name: str | None = None
+    groups: int = 1
     scale_init: Callable = nn.initializers.ones
 
     @nn.compact
@@ -87,10 +90,15 @@ class BatchNorm(nn.Module):
         if not train:
             return _scale_and_shift(x, running_mean.value, running_var.value, scale, bias, self.epsilon)
         initializing = self.is_initializing()
-        axis_name = None if initializing else self.axis_name
-        y, mean, var = _normalize(x, scale, bias, self.epsilon, axis_name)
+        axis_name, groups = (None, 1) if initializing else (self.axis_name, self.groups)
+        if groups == 1:
+            y, mean, var = _normalize(x, scale, bias, self.epsilon, axis_name)
+        else:
+            parts = x.reshape(groups, -1, *x.shape[1:])
+            each = jax.vmap(lambda part: _normalize(part, scale, bias, self.epsilon, axis_name))(parts)
+            y, mean, var = each[0].reshape(x.shape), each[1].mean(0), each[2].mean(0)
         if not initializing:
-            count = x.size // x.shape[-1] * (jax.lax.axis_size(axis_name) if axis_name else 1)
+            count = x.size // x.shape[-1] // groups * (jax.lax.axis_size(axis_name) if axis_name else 1)
             keep, unbiased = self.momentum, var * (count / max(count - 1, 1))
             running_mean.value = keep * running_mean.value + (1 - keep) * mean
             running_var.value = keep * running_var.value + (1 - keep) * unbiased
@@ -153,3 +161,23 @@ class Linear(nn.Module):
         kernel = self.param('kernel', self.kernel_init, (inputs, self.features), jnp.float32)
         bias = self.param('bias', pytorch_bias(inputs), (self.features,), jnp.float32)
         return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+
+
+class CosineLinear(Linear):
+    """`scale` times the cosine of the angle between the features and each class's weights (Wang et al. 2018).
+
+    Computes in float32, and has no bias. Margin losses are made for it (training/losses.py).
+    """
+
+    scale: float = 64.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param('kernel', self.kernel_init, (x.shape[-1], self.features), jnp.float32)
+        return self.scale * (_unit(x.astype(jnp.float32), -1) @ _unit(kernel, 0))
+
+
+def _unit(vectors, axis):
+    # Features that are all 0 have no direction, and need no gradient.
+    square = jnp.maximum(jnp.square(vectors).sum(axis, keepdims=True), 1e-12)
+    return vectors * jax.lax.rsqrt(square)

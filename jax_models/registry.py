@@ -7,13 +7,15 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jax_models import cpu_convolution
-from jax_models.layers import ACTIVATIONS, INITIALIZERS, BatchNorm, Linear
+from jax_models.cnn5 import CNN5
+from jax_models.layers import ACTIVATIONS, INITIALIZERS, BatchNorm, CosineLinear, Linear
 from jax_models.resnet import BasicBlock, Bottleneck, ResNet
 from jax_models.simple_cnn import SimpleCNN
 from jax_models.squeeze_excitation import SqueezeExcitation
 
 MODELS = {
     'simple_cnn': SimpleCNN,
+    'cnn5': CNN5,
     'resnet': partial(ResNet, stage_sizes=(), block=BasicBlock),  # config.model.stage_sizes says which
     'resnet10': partial(ResNet, stage_sizes=(1, 1, 1, 1), block=BasicBlock),
     'resnet18': partial(ResNet, stage_sizes=(2, 2, 2, 2), block=BasicBlock),
@@ -36,7 +38,12 @@ def stage_count(config: ConfigDict) -> int | None:
 
 
 def create_model(
-    config: ConfigDict, *, num_classes: int, dtype=jnp.float32, axis_name: str | None = None
+    config: ConfigDict,
+    *,
+    num_classes: int,
+    dtype=jnp.float32,
+    axis_name: str | None = None,
+    batch_norm_groups: int = 1,
 ) -> nn.Module:
     """Builds the module that `config` describes.
 
@@ -46,6 +53,7 @@ def create_model(
       num_classes: number of logits.
       dtype: of the computation; parameters, statistics and logits are float32.
       axis_name: mapped axis over which batch statistics are shared (pmap), None under jit.
+      batch_norm_groups: parts of a training batch that batch norm treats apart (layers.BatchNorm).
 
     Returns:
       A module; `module.apply(variables, images, train=False)` gives logits, float32[batch, num_classes],
@@ -64,18 +72,23 @@ def create_model(
         if config.convolution == 'winograd'
         else None,
     )
+    linear = partial(Linear, dtype=dtype, kernel_init=linear_init)
+    norm = partial(BatchNorm, axis_name=axis_name, groups=batch_norm_groups)
+    cosine = partial(CosineLinear, scale=config.cosine_scale, kernel_init=linear_init)
     parts = {
         'num_classes': num_classes,
         'width': config.width,
         'conv': conv,
-        'linear': partial(Linear, dtype=dtype, kernel_init=linear_init),
+        'head': cosine if config.head == 'cosine' else linear,
         'activation': ACTIVATIONS[config.activation],
         'dropout': config.dropout,
         'dtype': dtype,
     }
     model = MODELS[config.name]
     if model is SimpleCNN:
-        return SimpleCNN(**parts, hidden=config.hidden)
+        return SimpleCNN(**parts, linear=linear, hidden=config.hidden)
+    if model is CNN5:
+        return CNN5(**parts, norm=norm)
     stage_sizes = tuple(config.stage_sizes) or model.keywords['stage_sizes']
     gate = partial(SqueezeExcitation, conv=conv, reduction=config.se_reduction)
     return model(
@@ -85,7 +98,8 @@ def create_model(
         kernel_sizes=tuple(config.kernel_sizes) or (3,) * len(stage_sizes),
         shortcut_kernel_sizes=tuple(config.shortcut_kernel_sizes) or (1,) * len(stage_sizes),
         head_sizes=tuple(config.head_sizes),
-        norm=partial(BatchNorm, axis_name=axis_name),
+        linear=linear,
+        norm=norm,
         stem_gate=gate if config.se == 'stem' else None,
         block_gate=gate if config.se == 'blocks' else None,
         block_dropout=config.block_dropout,

@@ -104,6 +104,7 @@ class ResNet(nn.Module):
       conv: a partial of nn.Conv, called as conv(channels, kernel_size, strides=, padding=, name=).
       norm: a partial of BatchNorm, called as norm(name=)(x, train=).
       linear: a partial of Linear, called as linear(features).
+      head: the same, or of CosineLinear, for the last layer, called as head(num_classes).
       activation: after each norm and hidden layer.
       stem_gate: makes a module that scales the stem's channels, or None.
       block_gate: the same for the branch of each block.
@@ -124,6 +125,7 @@ class ResNet(nn.Module):
     conv: ModuleDef
     norm: ModuleDef
     linear: ModuleDef
+    head: ModuleDef
     activation: Callable
     stem_gate: ModuleDef | None
     block_gate: ModuleDef | None
@@ -167,8 +169,10 @@ class ResNet(nn.Module):
         self.head_names = [f'fc_{3 * index}' for index in range(len(self.head_sizes) + 1)]
         if not self.head_sizes:
             self.head_names = ['fc']
-        for name, units in zip(self.head_names, (*self.head_sizes, self.num_classes), strict=True):
+        *hidden_names, last_name = self.head_names
+        for name, units in zip(hidden_names, self.head_sizes, strict=True):
             setattr(self, name, self.linear(units))
+        setattr(self, last_name, self.head(self.num_classes))
 
     def features(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Returns what the head sees: [batch, width * 2**(stages - 1) * expansion]."""

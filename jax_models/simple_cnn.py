@@ -21,6 +21,7 @@ class SimpleCNN(nn.Module):
       hidden: units of the hidden linear layer.
       conv: a partial of nn.Conv, called as conv(channels, kernel_size, padding=, use_bias=, bias_init=).
       linear: a partial of Linear, called as linear(features).
+      head: the same, or of CosineLinear, called as head(num_classes).
       activation: after each layer but the last.
       dropout: probability, before the last linear layer.
       dtype: of the computation; parameters and logits are float32.
@@ -31,12 +32,13 @@ class SimpleCNN(nn.Module):
     hidden: int
     conv: ModuleDef
     linear: ModuleDef
+    head: ModuleDef
     activation: Callable
     dropout: float
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
-        self.fc1, self.fc2 = self.linear(self.hidden), self.linear(self.num_classes)
+        self.fc1, self.fc2 = self.linear(self.hidden), self.head(self.num_classes)
         self.drop = nn.Dropout(self.dropout)
 
     @nn.compact

@@ -18,7 +18,15 @@ def test_config_is_allowed_and_takes_a_step(name, small_models):
     module = import_module(f'configs.{name}')
     config = module.get_config()
     check(config)
-    config.dataset.name, config.dataset.validation, config.batch_size = 'digits', 0.5, 16
+    data = {
+        'name': 'digits',
+        'image_size': 0,
+        'validation': 0.5,
+        'validation_split': '',
+        'test_split': 'test',
+    }
+    config.dataset.update(data)
+    config.verification.pairs, config.batch_size = '', 16
     config.augmentation.crop_padding = min(config.augmentation.crop_padding, 2)
     config.model.width, config.model.convolution = 4, 'xla'
 

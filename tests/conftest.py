@@ -63,18 +63,29 @@ def tiny():
 @pytest.fixture
 def config(small_models, monkeypatch):
     """The config of `finished`, to be changed at will; nothing is drawn, which takes long."""
-    monkeypatch.setattr(plots, '_save', lambda figure, path: path)
+    monkeypatch.setattr(plots, 'save', lambda figure, path: path)
     return tiny()
 
 
 @pytest.fixture(scope='session')
-def finished(tmp_path_factory):
+def finish(tmp_path_factory):
+    """Finishes a run of `tiny` with some keys changed, and returns its workdir."""
+
+    def finish(name, **changes):
+        workdir, config = tmp_path_factory.mktemp('runs') / name, tiny()
+        config.update(changes)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            _shrink(monkeypatch)
+            run(config, workdir, jax.devices()[:1])
+        return workdir
+
+    return finish
+
+
+@pytest.fixture(scope='session')
+def finished(finish):
     """The workdir of a finished run, which tests must not write to."""
-    workdir = tmp_path_factory.mktemp('runs') / 'finished'
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        _shrink(monkeypatch)
-        run(tiny(), workdir, jax.devices()[:1])
-    return workdir
+    return finish('finished')
 
 
 @pytest.fixture(scope='session')
@@ -88,13 +99,13 @@ def assert_same_run():
     def without_times(values):
         return {k: v for k, v in values.items() if 'second' not in k and k != 'data_wait'}
 
-    def compare(one, other):
+    def compare(one, other, names=('last', 'best')):
         lines = [(workdir / 'metrics.jsonl').read_text().splitlines() for workdir in (one, other)]
         for first, second in zip(*lines, strict=True):
             assert without_times(json.loads(first)) == without_times(json.loads(second))
         results = [json.loads((workdir / 'results.json').read_text()) for workdir in (one, other)]
         assert without_times(results[0]) == without_times(results[1])
-        for name in ('last', 'best'):
+        for name in names:
             jax.tree.map(np.testing.assert_array_equal, arrays(one, name), arrays(other, name))
 
     return compare

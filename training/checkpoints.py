@@ -1,7 +1,7 @@
-"""Checkpoints with Orbax: one folder for each purpose (`last`, `best`), in each a folder per step.
+"""Checkpoints with Orbax: one folder for each purpose (`last`, `best`, …), in each a folder per step.
 
 A folder a purpose rather than one with a retention policy: mid-epoch checkpoints have no metric to be ranked
-by, and `best` holds only what evaluation needs.
+by, and all but `last` hold only what evaluation needs.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 
 from training import CheckpointError
 
-KEPT = {'last': 2, 'best': 1}
+KEPT = {'last': 2, 'best': 1, 'best_verification': 1}
 
 
 class Checkpoints:

@@ -4,10 +4,10 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from absl import app, logging
+from absl import app, flags, logging
 
 from configs import default
 from input_pipeline import DataError
@@ -22,6 +22,26 @@ def parse_flags(argv: list[str]) -> list[str]:
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         with explained():
             raise ConfigError(_explain_flags(argv, error)) from error
+
+
+def define_process_flags() -> Callable[[], contextlib.AbstractContextManager]:
+    """Defines what joins several processes; returns `joined()`, within which they are one run.
+
+    Under srun, mpirun and Kubernetes (with the package kubernetes) the flags are not needed.
+    """
+    coordinator = flags.DEFINE_string(
+        'coordinator', None, 'HOST:PORT where process 0 listens for the others.'
+    )
+    count = flags.DEFINE_integer('process_count', None, 'Number of processes; 1: alone whatever launched it.')
+    index = flags.DEFINE_integer('process_id', None, 'Which of them this one is, from 0.')
+
+    def joined():
+        from training import processes
+
+        launch = processes.find_launch(coordinator.value, count.value, index.value, os.environ)
+        return processes.joined(launch)
+
+    return joined
 
 
 def _explain_flags(argv: list[str], error: Exception) -> str:

@@ -12,12 +12,14 @@ from input_pipeline.augment import CROP_MODES
 from input_pipeline.auto_augment import BINS
 from input_pipeline.geometry import INTERPOLATIONS
 from jax_models.layers import ACTIVATIONS, INITIALIZERS
-from jax_models.registry import model_names, stage_count
+from jax_models.registry import model_names
 from training import ConfigError
+from training.contradictions import check_together
 from training.keys import flatten, nearest_key
 from training.losses import LOSSES
+from training.metric_names import METRICS
 from training.optimizers import OPTIMIZERS
-from training.schedules import INTERVALS, SCHEDULES
+from training.schedules import BATCH_SCALINGS, INTERVALS, SCHEDULES
 
 Rule = Callable[[Any], str | None]  # what a value must be, or None where it is
 
@@ -75,14 +77,11 @@ def _anything(value) -> None:
     return None
 
 
-METRICS = ('train_loss', 'train_accuracy', 'val_loss', 'val_accuracy', 'test_loss', 'test_accuracy')
-
-
 RULES: dict[str, Rule] = {
     'seed': _from_to(0, 2**32),
     'epochs': _at_least(1),
     'batch_size': _at_least(1),
-    'precision': _one_of('float32', 'bfloat16', 'auto'),
+    'precision': _one_of('float32', 'bfloat16', 'float16', 'auto'),
     'parallel': _one_of('auto', 'jit', 'pmap'),
     'steps_per_dispatch': _at_least(0),
     'dataset.name': lambda value: None if value else 'the name of a TFDS dataset, or digits',
@@ -107,13 +106,18 @@ RULES: dict[str, Rule] = {
     'augmentation.crop_padding': _at_least(0),
     'augmentation.crop_mode': _one_of(*CROP_MODES),
     'augmentation.flip': _anything,
-    'augmentation.rotation': _between(0, 180),
-    'augmentation.rotation_interpolation': _one_of(*INTERPOLATIONS),
-    'augmentation.rotation_fill': _between(0, 1),
     'augmentation.brightness': _at_least(0),
     'augmentation.contrast': _at_least(0),
     'augmentation.saturation': _at_least(0),
     'augmentation.hue': _between(0, 0.5),
+    'augmentation.rotation': _between(0, 180),
+    'augmentation.rotation_interpolation': _one_of(*INTERPOLATIONS),
+    'augmentation.rotation_fill': _between(0, 1),
+    'augmentation.perspective': _from_to(0, 1),
+    'augmentation.perspective_probability': _between(0, 1),
+    'augmentation.blur': lambda v: None if v == 0 or (v > 0 and v % 2 == 1) else 'odd, or 0',
+    'augmentation.blur_sigma_min': _above(0),
+    'augmentation.blur_sigma_max': _above(0),
     'augmentation.auto': _one_of('none', 'randaugment', 'trivialaugment'),
     'augmentation.randaugment_ops': _at_least(1),
     'augmentation.randaugment_magnitude': _between(0, BINS - 1),
@@ -134,16 +138,27 @@ RULES: dict[str, Rule] = {
     'model.se_reduction': _at_least(1),
     'model.hidden': _at_least(1),
     'model.head_sizes': _each(lambda size: size >= 1, 'whole numbers of units, at least 1 for each layer'),
+    'model.head': _one_of('linear', 'cosine'),
+    'model.cosine_scale': _above(0),
     'model.dropout': _from_to(0, 1),
     'model.block_dropout': _from_to(0, 1),
     'model.initialization': _one_of(*INITIALIZERS),
     'model.zero_init_last_norm': _anything,
     'model.convolution': _one_of('auto', 'xla', 'winograd'),
+    'batch_norm.sync': _anything,
     'loss.name': _one_of(*LOSSES),
     'loss.label_smoothing': _from_to(0, 1),
     'loss.focal_gamma': _at_least(0),
+    'loss.margin': _between(0, 1),
+    'loss_scale.initial': _at_least(1),
+    'loss_scale.growth_factor': _above(1),
+    'loss_scale.growth_interval': _at_least(1),
+    'loss_scale.backoff_factor': _inside(0, 1),
+    'loss_scale.max': _at_least(1),
     'optimizer.name': _one_of(*OPTIMIZERS),
     'optimizer.learning_rate': _above(0),
+    'optimizer.scale_with_batch': _one_of(*BATCH_SCALINGS),
+    'optimizer.reference_batch': _at_least(1),
     'optimizer.momentum': _from_to(0, 1),
     'optimizer.nesterov': _anything,
     'optimizer.beta1': _from_to(0, 1),
@@ -189,6 +204,10 @@ RULES: dict[str, Rule] = {
     'early_stopping.metric': _one_of('auto', *METRICS),
     'checkpoint.every_epochs': _at_least(0),
     'checkpoint.every_steps': _at_least(0),
+    'verification.pairs': _anything,
+    'verification.split': lambda value: None if value else 'the name of a split, such as ver_data',
+    'verification.flip': _anything,
+    'verification.resamples': _at_least(0),
     'wandb.mode': _one_of('disabled', 'offline', 'online'),
     'wandb.project': _anything,
     'wandb.entity': _anything,
@@ -212,6 +231,7 @@ _MAY_CHANGE = (
     'model.convolution',
     'early_stopping.',
     'checkpoint.',
+    'verification.resamples',
     'wandb.',
 )
 
@@ -233,94 +253,7 @@ def check(config: ConfigDict) -> None:
             raise ConfigError(f'config.{key}={given!r}: must be finite')
         if expected := RULES[key](given):
             raise ConfigError(f'config.{key}={given!r}: must be {expected}')
-    _check_together(config)
-
-
-def _check_together(config: ConfigDict) -> None:
-    if config.batch_size % config.optimizer.accumulation_steps:
-        raise ConfigError(
-            f'config.optimizer.accumulation_steps={config.optimizer.accumulation_steps}: must divide '
-            f'config.batch_size={config.batch_size}'
-        )
-    _check_splits(config.dataset)
-    stages = stage_count(config.model)
-    if stages == 0:
-        raise ConfigError('config.model.stage_sizes=(): model resnet needs them, such as (2, 2, 2, 2)')
-    for name in ('kernel_sizes', 'shortcut_kernel_sizes'):
-        sizes = config.model[name]
-        if sizes and stages is not None and len(sizes) != stages:
-            raise ConfigError(f'config.model.{name}={sizes}: must be () or one for each of {stages} stages')
-    if config.model.convolution == 'winograd' and config.precision == 'bfloat16':
-        raise ConfigError('config.model.convolution=winograd: runs in float32 only; use xla with bfloat16')
-    if config.early_stopping.patience:
-        _check_metric(config, 'early_stopping.metric', config.early_stopping.metric)
-    _check_schedule(config)
-
-
-def _check_splits(dataset: ConfigDict) -> None:
-    if dataset.validation and dataset.validation_split:
-        raise ConfigError(
-            f'config.dataset.validation_split={dataset.validation_split}: takes the place of images held out '
-            f'of train, so it needs config.dataset.validation=0 (it is {dataset.validation:g})'
-        )
-    named = [name for name in (dataset.train_split, dataset.validation_split, dataset.test_split) if name]
-    if len(set(named)) < len(named):
-        raise ConfigError(
-            f'config.dataset.train_split={dataset.train_split}, validation_split={dataset.validation_split}, '
-            f'test_split={dataset.test_split}: must be different splits'
-        )
-    if dataset.watch_test and (dataset.validation or dataset.validation_split):
-        key = 'validation_split' if dataset.validation_split else 'validation'
-        raise ConfigError(
-            'config.dataset.watch_test: chooses the best checkpoint on test, so it needs '
-            f"config.dataset.validation=0 and validation_split='' ({key} is {dataset[key]})"
-        )
-    if dataset.watch_test and not dataset.test_split:
-        raise ConfigError('config.dataset.watch_test: needs a config.dataset.test_split')
-
-
-def _check_schedule(config: ConfigDict) -> None:
-    schedule = config.schedule
-    if schedule.final_learning_rate > config.optimizer.learning_rate:
-        raise ConfigError(
-            f'config.schedule.final_learning_rate={schedule.final_learning_rate}: must not exceed '
-            f'config.optimizer.learning_rate={config.optimizer.learning_rate}'
-        )
-    if schedule.name != 'constant' and schedule.warmup_epochs >= config.epochs:
-        raise ConfigError(
-            f'config.schedule.warmup_epochs={schedule.warmup_epochs:g}: must be below '
-            f'config.epochs={config.epochs}'
-        )
-    if schedule.name == 'multistep' and not schedule.milestones:
-        raise ConfigError('config.schedule.milestones=(): multistep needs at least one, such as 30,60')
-    if schedule.base_momentum > schedule.max_momentum:
-        raise ConfigError(
-            f'config.schedule.base_momentum={schedule.base_momentum}: must not exceed '
-            f'config.schedule.max_momentum={schedule.max_momentum}'
-        )
-    if schedule.name == 'plateau':
-        metric = schedule.plateau_metric
-        _check_metric(config, 'schedule.plateau_metric', metric)
-        better = 'max' if metric.endswith('accuracy') else 'min'
-        if schedule.plateau_mode != better:
-            raise ConfigError(
-                f'config.schedule.plateau_mode={schedule.plateau_mode}: must be {better} for '
-                f'config.schedule.plateau_metric={metric}'
-            )
-
-
-def _check_metric(config: ConfigDict, key: str, metric: str) -> None:
-    """Raises ConfigError unless the metric is known after every epoch."""
-    needed = {
-        'val': (
-            'dataset.validation above 0, or a dataset.validation_split',
-            config.dataset.validation or config.dataset.validation_split,
-        ),
-        'test': ('dataset.watch_test', config.dataset.watch_test),
-    }
-    other, there = needed.get(metric.split('_')[0], ('', True))
-    if not there:
-        raise ConfigError(f'config.{key}={metric}: needs config.{other}')
+    check_together(config)
 
 
 def different_keys(saved: Mapping, config: ConfigDict) -> dict[str, tuple[Any, Any]]:
@@ -329,5 +262,7 @@ def different_keys(saved: Mapping, config: ConfigDict) -> dict[str, tuple[Any, A
     return {
         key: (before.get(key), now.get(key))
         for key in sorted({*before, *now})
-        if before.get(key) != now.get(key) and not key.startswith(_MAY_CHANGE)
+        if before.get(key) != now.get(key)
+        # A float16 run has a loss scale in its checkpoints.
+        and (not key.startswith(_MAY_CHANGE) or 'float16' in (before.get(key), now.get(key)))
     }

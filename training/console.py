@@ -59,6 +59,9 @@ class Console:
             if f'{split}_loss' in record:
                 loss, accuracy = record[f'{split}_loss'], record[f'{split}_accuracy']
                 parts.append(f'{split} loss {loss:.3f} accuracy {100 * accuracy:5.2f} %')
+        if 'verification_eer' in record:
+            eer, accuracy = 100 * record['verification_eer'], 100 * record['verification_accuracy']
+            parts.append(f'pairs EER {eer:5.2f} % accuracy {accuracy:5.2f} %')
         parts.append(f'lr {record["learning_rate"]:.2g}')
         parts.append(f'{record["seconds"]:.1f} s  {record["images_per_second"]:,.0f} img/s')
         if record.get('data_wait', 0) > DATA_WAIT and not self._warned_of_waiting:

@@ -20,6 +20,7 @@ from training.evaluation_metrics import summarize
 from training.experiment import Experiment, check_labelled, create_experiment, create_loader, resolve
 from training.feeds import StreamingFeed
 from training.parallel import SUMS
+from training.processes import in_turn
 from training.tracking import write_json
 
 
@@ -34,7 +35,7 @@ class Evaluator:
         self._rows = len(rows)
         self._order = self._execution.place_order(rows)
         self._resident = isinstance(loader, Resident)
-        self._data = self._execution.replicate(loader.arrays) if self._resident else None
+        self._data = self._execution.place_data(loader.arrays) if self._resident else None
 
     def metrics(self, run: Callable, variables: Any) -> dict[str, float]:
         """Returns mean loss (nats) and accuracy, by `run` of compile_evaluate."""
@@ -49,9 +50,10 @@ class Evaluator:
             'accuracy': totals['correct'] / totals['count'],
         }
 
-    def logits(self, run: Callable, variables: Any) -> np.ndarray:
-        """Returns float32[n, classes] in the split's order, by `run` of compile_predict."""
-        rows = [np.asarray(run(variables, data, self._order, row)) for row, data in self._feed(1)]
+    def outputs(self, run: Callable, variables: Any) -> np.ndarray:
+        """Returns logits or features, float32[n, d] in the split's order, by `run` of compile_predict."""
+        fetch = self._execution.fetch
+        rows = [fetch(run(variables, data, self._order, row)) for row, data in self._feed(1)]
         return np.concatenate(rows)[: self._loader.size]
 
     def _feed(self, stride: int) -> Iterator[tuple[int, Any]]:
@@ -59,7 +61,8 @@ class Evaluator:
         if self._resident:
             yield from ((row, self._data) for row in range(0, self._rows, stride))
             return
-        feed = StreamingFeed(self._execution, self._loader.evaluation_batches(self._batch_size))
+        batches = self._loader.evaluation_batches(self._batch_size, part=self._execution.part)
+        feed = StreamingFeed(self._execution, batches)
         try:
             yield from ((row, feed.take(None)) for row in range(self._rows))
         finally:
@@ -80,7 +83,7 @@ def evaluate(
 
     Args:
       workdir: of a run.
-      checkpoint: best, last, or a step.
+      checkpoint: best, last, best_verification, or a step.
       split: train, val or test as the run used them, or a split of the dataset; test by default, or val
         where the run had no test.
       dataset: another one with the same classes; the run's by default.
@@ -95,34 +98,24 @@ def evaluate(
       CheckpointError: there is no such checkpoint, or it is damaged.
       DataError: the dataset cannot be loaded or has other classes.
     """
-    devices = devices or jax.devices()
-    saved = workdir / 'config.json'
-    if not saved.exists():
-        raise CheckpointError(f'{workdir} holds no run: there is no {saved}. Pass the --workdir of train.py.')
-    checkpoints = Checkpoints(workdir / 'checkpoints')
-    name, step = _find(checkpoints, checkpoint)
-
-    config = ConfigDict(json.loads(saved.read_text()))
-    config.model.convolution = 'auto'
-    config.batch_size += -config.batch_size % (len(devices) * config.optimizer.accumulation_steps)
-    if data_dir is not None:
-        config.dataset.data_dir = data_dir
-    experiment = create_experiment(resolve(config, devices), devices)
+    experiment, variables, step = restore(saved_config(workdir, data_dir), workdir, checkpoint, devices)
+    config = experiment.config.dataset
     if split is None:
-        split = _default_split(config.dataset) if dataset in (None, config.dataset.name) else 'test'
-    loader = _loader(experiment, dataset or config.dataset.name, split)
-    variables = experiment.execution.replicate(restore_variables(experiment, checkpoints, name, step))
-
+        split = _default_split(config) if dataset in (None, config.name) else 'test'
+    dataset = dataset or config.name
+    loader = find_loader(experiment, dataset, split)
     run = experiment.execution.compile_predict(experiment.predict_step())
-    logits = Evaluator(experiment, loader).logits(run, variables)
+    logits = Evaluator(experiment, loader).outputs(run, variables)
     labels = loader.labels
     result = {
         'checkpoint': checkpoint,
         'step': step,
-        'dataset': dataset or config.dataset.name,
+        'dataset': dataset,
         'split': split,
         **summarize(logits, labels),
     }
+    if not experiment.execution.is_main:
+        return result
     stem = f'{checkpoint}-{result["dataset"]}-{split}'
     write_json(workdir / 'evaluations' / f'{stem}.json', result)
     title = f'{workdir.name}, {checkpoint} (step {step:,}), {result["dataset"]} {split}'
@@ -140,10 +133,36 @@ def evaluate(
     return result
 
 
+def saved_config(workdir: Path, data_dir: str | None = None) -> ConfigDict:
+    """Returns the config of a run, and its data_dir if given. Raises CheckpointError where there is none."""
+    saved = workdir / 'config.json'
+    if not saved.exists():
+        raise CheckpointError(f'{workdir} holds no run: there is no {saved}. Pass the --workdir of train.py.')
+    config = ConfigDict(json.loads(saved.read_text()))
+    if data_dir is not None:
+        config.dataset.data_dir = data_dir
+    return config
+
+
+def restore(
+    config: ConfigDict, workdir: Path, checkpoint: str, devices: Sequence[jax.Device] | None
+) -> tuple[Experiment, Any, int]:
+    """Returns the experiment of a run, and its checkpoint's variables (on the devices) and step."""
+    devices = devices or jax.devices()
+    checkpoints = Checkpoints(workdir / 'checkpoints')
+    name, step = _find(checkpoints, checkpoint)
+    config.model.convolution = 'auto'
+    config.batch_size += -config.batch_size % (len(devices) * config.optimizer.accumulation_steps)
+    config.verification.pairs = ''  # those of training are not needed
+    experiment = create_experiment(resolve(config, devices), devices)
+    variables = experiment.execution.replicate(restore_variables(experiment, checkpoints, name, step))
+    return experiment, variables, step
+
+
 def restore_variables(experiment: Experiment, checkpoints: Checkpoints, name: str, step: int) -> Any:
     """Returns what evaluation needs of a checkpoint: parameters and statistics, averaged where they are."""
     state = experiment.abstract_state()
-    if name == 'best':
+    if name != 'last':
         return checkpoints.restore(name, step, jax.eval_shape(lambda s: s.variables, state))
     return checkpoints.restore(name, step, state).variables
 
@@ -168,17 +187,21 @@ def _default_split(config: ConfigDict) -> str:
     return 'test' if config.test_split else 'val'
 
 
-def _loader(experiment: Experiment, dataset: str, split: str) -> Resident | Streaming:
+def find_loader(
+    experiment: Experiment, dataset: str, split: str, *, labelled: bool = True
+) -> Resident | Streaming:
+    """Returns a split of the run's dataset or of another one. Raises DataError where it does not fit."""
     config = experiment.config.dataset
     if dataset == config.name and split in experiment.loaders:
         return experiment.loaders[split]
     if split == 'val':
         raise DataError(f'{dataset} has no split val: this run held nothing out of it.')
-    changed = ConfigDict(
-        {**config, 'name': dataset, 'folder': config.folder if dataset == config.name else ''}
-    )
-    other = sources.load(changed, (split,), memory=experiment.execution.free_bytes())
-    check_labelled(other, split)
+    folder = config.folder if dataset == config.name else ''
+    there = ConfigDict({**config.to_dict(), 'name': dataset, 'folder': folder})
+    memory = experiment.execution.free_bytes()
+    other = in_turn(lambda: sources.load(there, (split,), memory=memory))
+    if labelled:
+        check_labelled(other, split)
     if other.class_names != experiment.dataset.class_names:
         theirs, ours = (', '.join(d.class_names[:3]) for d in (other, experiment.dataset))
         raise DataError(

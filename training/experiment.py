@@ -20,11 +20,13 @@ from input_pipeline.loaders import Resident, steps_per_epoch, training_order
 from input_pipeline.splits import carve_validation
 from input_pipeline.streaming import Streaming
 from jax_models import create_model, summary
-from training import ConfigError
+from training import ConfigError, pairs
+from training.loss_scale import create_loss_scale
 from training.optimizers import create_optimizer
 from training.parallel import Execution
+from training.processes import in_turn
 from training.state import TrainState, create_state
-from training.steps import augment_batch, create_predict_step, create_train_step
+from training.steps import augment_batch, create_feature_step, create_predict_step, create_train_step
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-datasets', 'numpy')
 
@@ -76,6 +78,7 @@ class Experiment:
       loaders: train, and val and test where the config names or holds out such images.
       model: as trained; `create_model` again for another use.
       steps: per epoch, the smaller last one included where it is kept.
+      paired: the pairs of `config.verification` with their images, where it names any.
     """
 
     config: ConfigDict
@@ -89,13 +92,23 @@ class Experiment:
     model: nn.Module
     optimizer: optax.GradientTransformation
     steps: int
+    paired: pairs.PairedImages | None
 
     def create_state(self) -> TrainState:
         """Returns the state before the first step."""
-        seed, ema = self.config.seed, bool(self.config.ema.decay)
-        create = jax.jit(
-            lambda: create_state(self.model, self.optimizer, self.dataset.image_shape, seed=seed, ema=ema)
-        )
+        config = self.config
+
+        @jax.jit
+        def create():
+            return create_state(
+                self.model,
+                self.optimizer,
+                self.dataset.image_shape,
+                seed=config.seed,
+                ema=bool(config.ema.decay),
+                loss_scale=create_loss_scale(config.loss_scale) if config.precision == 'float16' else None,
+            )
+
         return create()
 
     def abstract_state(self) -> Any:
@@ -118,6 +131,9 @@ class Experiment:
     def predict_step(self) -> Callable:
         return create_predict_step(self.model, normalize=self.normalize)
 
+    def feature_step(self, *, flip: bool) -> Callable:
+        return create_feature_step(self.model, normalize=self.normalize, flip=flip)
+
 
 def create_experiment(
     config: ConfigDict, devices: Sequence[jax.Device], dataset: sources.Dataset | None = None
@@ -131,21 +147,29 @@ def create_experiment(
 
     Raises:
       ConfigError: the batch does not fit the devices, or the model the images or its limit.
-      DataError: the dataset cannot be loaded.
+      DataError: the dataset or the pairs cannot be loaded.
     """
+    labelled = pairs.read_labelled(config) if config.verification.pairs else None
     execution = Execution(config.parallel, devices)
     _check_batch(config, execution.device_count)
     if dataset is None:
         check = functools.partial(_check_model, config.model)
-        memory, splits = execution.free_bytes(), _split_names(config.dataset)
-        dataset = sources.load(config.dataset, splits, memory=memory, check=check)
+        memory, names = execution.free_bytes(), _split_names(config.dataset)
+        dataset = in_turn(lambda: sources.load(config.dataset, names, memory=memory, check=check))
     loaders = _create_loaders(config.dataset, dataset)
+    paired = None
+    if labelled is not None:
+        split = config.verification.split
+        paired = in_turn(lambda: pairs.load_images(labelled, config.dataset, split, dataset))
 
     mean, std = normalization.constants(config.dataset.normalization, dataset, config.dataset.train_split)
     before, after = augment.create_augmentation(config.augmentation)
     dtype = jnp.dtype(config.precision)
     model = create_model(
-        config.model, num_classes=dataset.num_classes, dtype=dtype, axis_name=execution.axis_name
+        config.model,
+        num_classes=dataset.num_classes,
+        dtype=dtype,
+        **execution.batch_norm(sync=config.batch_norm.sync),
     )
     return Experiment(
         config=config,
@@ -159,6 +183,7 @@ def create_experiment(
         model=model,
         optimizer=create_optimizer(config.optimizer),
         steps=steps_per_epoch(loaders['train'].size, config.batch_size, drop_last=config.dataset.drop_last),
+        paired=paired,
     )
 
 
@@ -256,10 +281,11 @@ def _check_augmentation(config: ConfigDict, image_shape: tuple[int, int, int]) -
         raise ConfigError(
             f'config.augmentation.crop_padding={config.crop_padding}: too large for images of {side} pixels'
         )
-    if config.cutout > side:
-        raise ConfigError(
-            f'config.augmentation.cutout={config.cutout}: larger than the images, which have {side} pixels'
-        )
+    for name in ('cutout', 'blur'):
+        if config[name] > side:
+            raise ConfigError(
+                f'config.augmentation.{name}={config[name]}: larger than the images, which have {side} pixels'
+            )
     colors = [name for name in ('brightness', 'contrast', 'saturation', 'hue') if config[name]]
     colors += ['auto'] if config.auto != 'none' else []
     if colors and channels not in (1, 3):

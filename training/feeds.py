@@ -28,6 +28,7 @@ def create_training_feed(experiment: Experiment, step: int) -> 'ResidentFeed | S
         epochs=config.epochs,
         drop_last=config.dataset.drop_last,
         start=step,
+        part=experiment.execution.part,
     )
     return StreamingFeed(experiment.execution, batches)
 
@@ -38,7 +39,7 @@ class ResidentFeed:
     waited = 0.0
 
     def __init__(self, execution: Execution, loader: Resident):
-        self._data = execution.replicate(loader.arrays)
+        self._data = execution.place_data(loader.arrays)
 
     def take(self, running: Any) -> Any:
         return self._data

@@ -13,9 +13,16 @@ class Interrupted(Exception):
 
 
 class Interruption:
-    """Within `with`, turns the first SIGTERM or SIGINT into a request; a second SIGINT exits at once."""
+    """Within `with`, turns the first SIGTERM or SIGINT into a request; a second SIGINT exits at once.
 
-    def __init__(self):
+    Attributes:
+      received: the signal that this process got.
+      signum: the one to act on, which several processes (`shared`) must have agreed on.
+    """
+
+    def __init__(self, *, shared: bool = False):
+        self._shared = shared
+        self.received: int | None = None
         self.signum: int | None = None
 
     def __enter__(self):
@@ -27,6 +34,8 @@ class Interruption:
             signal.signal(signum, handler)
 
     def _handle(self, signum, _frame):
-        if self.signum is not None and signum == signal.SIGINT:
+        if self.received is not None and signum == signal.SIGINT:
             os._exit(128 + signum)
-        self.signum = signum
+        self.received = signum
+        if not self._shared:
+            self.signum = signum

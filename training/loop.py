@@ -6,23 +6,24 @@ from dataclasses import asdict
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from input_pipeline.loaders import training_order
-from jax_models.summary import parameter_count
-from training import CheckpointError, NonFiniteLoss, plots
+from training import CheckpointError, NonFiniteLoss
 from training.checkpoints import Checkpoints
+from training.conclusion import conclude
 from training.console import Console
-from training.evaluation import Evaluator, restore_variables
-from training.evaluation_metrics import summarize
+from training.evaluation import Evaluator
 from training.experiment import Experiment, selection_split, versions
 from training.feeds import create_training_feed
 from training.interruption import Interrupted, Interruption
+from training.loss_scale import all_finite
+from training.metric_names import higher_is_better
 from training.parallel import SUMS
 from training.progress import Progress, restored_progress
-from training.schedules import applied_rates, hyperparameters
+from training.schedules import hyperparameters
 from training.tracking import Tracker
+from training.verification import PER_EPOCH, Verifier
 
 SECONDS_PER_DISPATCH = 0.5  # so that the bar moves and a signal is heard soon
 
@@ -44,7 +45,9 @@ class Training:
         self.checkpoints = checkpoints
         self.progress = Progress()
         self.selected_on = selection_split(self.config)
-        self._best_variables = None  # not yet on disk
+        self._verifier: Verifier | None = None  # where the config names pairs
+        self._unsaved = {}  # variables of the best epochs that are not yet on disk
+        self._pace = 0.0  # seconds a step took lately; 0: not known
         self._streaming = experiment.dataset.loader == 'streaming'
         self._many_steps = self.execution.many_steps and not self._streaming
         self._chunk = (self.config.steps_per_dispatch or 1) if self._many_steps else 1
@@ -61,7 +64,7 @@ class Training:
         """
         started = time.monotonic()
         try:
-            with Interruption() as interruption:
+            with Interruption(shared=self.execution.process_count > 1) as interruption:
                 self.state = self._restored_state() or self.execution.replicate(
                     self.experiment.create_state()
                 )
@@ -78,22 +81,31 @@ class Training:
                     split: Evaluator(self.experiment, self.experiment.loaders[split])
                     for split in ({self.selected_on} - {None})
                 }
+                if self.experiment.paired is not None:
+                    self._verifier = Verifier(
+                        self.experiment, self.experiment.paired, flip=self.config.verification.flip
+                    )
                 feed = create_training_feed(self.experiment, int(self.execution.fetch(self.state.step)))
                 with contextlib.closing(feed):
                     while self.progress.epoch < self.config.epochs and not self.progress.stopped:
                         records.append(self._epoch(feed, evaluators, interruption))
-            return self._finish(records, started)
-        except BaseException as error:
-            self.checkpoints.close()  # first: wandb may wait for a lost connection
-            self.tracker.close(exit_code=getattr(error, 'exit_code', 1))
-            raise
-        finally:
+            results = self._finish(records, started)
             self.checkpoints.close()
+            return results
+        except BaseException as error:
+            # Of several processes one that fails alone must not wait for the others here.
+            if self.execution.process_count == 1 or isinstance(error, Interrupted):
+                self.checkpoints.close()  # first: wandb may wait for a lost connection
+                self.tracker.close(exit_code=getattr(error, 'exit_code', 1))
+            raise
 
     def _epoch(self, feed, evaluators, interruption) -> dict:
         """Trains (the rest of) an epoch, evaluates it, and saves and logs what it gave."""
         progress, epoch = self.progress, self.progress.epoch
         applied = self._train_epoch(feed, epoch, interruption)
+        if not progress.sums['count']:  # float16 skips the steps whose gradients overflow
+            step = (epoch + 1) * self.experiment.steps
+            raise NonFiniteLoss(self._non_finite('gradients of a whole epoch', step))
         record = {
             'epoch': epoch + 1,
             'step': (epoch + 1) * self.experiment.steps,
@@ -106,6 +118,7 @@ class Training:
             if not np.isfinite(metrics['loss']):
                 raise NonFiniteLoss(self._non_finite(f'{split} loss', record['step']))
             record |= {f'{split}_{name}': value for name, value in metrics.items()}
+        record |= self._verify(variables, record['step'])
         record |= {
             'learning_rate': float(applied['learning_rate'][-1]),
             'seconds': progress.seconds,
@@ -118,8 +131,10 @@ class Training:
         score, best = self._score(record), self.progress.best
         better = score is None or best is None or score > best
         if better:
-            self._best_variables = self.execution.unreplicate(variables)
+            self._unsaved['best'] = self.execution.unreplicate(variables)
         self._update_progress(record, better)
+        if self.progress.best_verification_epoch == record['epoch']:
+            self._unsaved['best_verification'] = self.execution.unreplicate(variables)
         self.tracker.log_epoch(record)
         self.console.epoch_line(record, self.config.epochs, best=better and self.selected_on is not None)
         signum = interruption.signum
@@ -131,6 +146,16 @@ class Training:
         if signum and not last:
             raise Interrupted(signum)
         return record
+
+    def _verify(self, variables, step: int) -> dict[str, float]:
+        """Returns what the record of an epoch says of the pairs."""
+        if self._verifier is None:
+            return {}
+        scores = self._verifier.scores(variables)
+        if not np.isfinite(scores).all():
+            raise NonFiniteLoss(self._non_finite('similarity of a pair', step))
+        summary = self._verifier.summarize(scores)
+        return {f'verification_{name}': summary[name] for name in PER_EPOCH}
 
     def _train_epoch(self, feed, epoch: int, interruption: Interruption) -> dict[str, np.ndarray]:
         """Runs the epoch's remaining steps and returns the hyperparameters of all."""
@@ -158,7 +183,7 @@ class Training:
     def _segment(self, feed, rows, applied, offset: int, start: int, interruption: Interruption) -> None:
         """Runs rows `start` and later of an epoch, of which `rows` are the steps from `offset`."""
         order = self.execution.place_order(rows)
-        on_device = {name: jnp.asarray(values, jnp.float32) for name, values in applied.items()}
+        rates = {name: np.asarray(values, np.float32) for name, values in applied.items()}
         base = self.progress.epoch * self.experiment.steps + offset
         every = self.config.checkpoint.every_steps
         waiting = None  # a dispatch whose results are still to come: the next one is queued behind it
@@ -168,7 +193,7 @@ class Training:
             nonlocal clock, waiting
             if waiting is None:
                 return
-            first, stop, sums = waiting
+            first, stop, sums, votes = waiting
             waiting = None
             self._absorb(self.execution.fetch(sums), base, first, stop)
             now = time.monotonic()
@@ -176,7 +201,10 @@ class Training:
             self.progress.seconds += seconds
             self.progress.waited += feed.waited
             feed.waited = 0.0
-            self._adapt_chunk(stop - first, seconds)
+            self._pace = seconds / (stop - first)
+            signum, pace = np.asarray(votes)
+            interruption.signum = int(signum) or interruption.signum
+            self._adapt_chunk(stop - first, float(pace))
             speed = rows.shape[1] * (stop - first) / seconds
             self.console.update(offset + stop, self.progress.sums, applied['learning_rate'][stop - 1], speed)
 
@@ -185,9 +213,11 @@ class Training:
             if every:
                 stop = min(stop, start + every - (base + start) % every)
             data = feed.take(self.state.step)
-            self.state, sums = self._run_train(self.state, data, order, on_device, start, stop)
+            self.state, sums = self._run_train(self.state, data, order, rates, start, stop)
+            # What all processes must agree on: to stop, and how much to dispatch at once.
+            votes = self.execution.maximum([interruption.received or 0, self._pace])
             collect()
-            waiting, start = (start, stop, sums), stop
+            waiting, start = (start, stop, sums, votes), stop
             if _divides(every, base + start) or interruption.signum:
                 collect()
                 # The end of an epoch is saved there, evaluated.
@@ -205,12 +235,12 @@ class Training:
         for name in SUMS:
             self.progress.sums[name] += float(sums[name][start:stop].sum(dtype=np.float64))
 
-    def _adapt_chunk(self, steps: int, seconds: float) -> None:
-        if self.config.steps_per_dispatch or not self._many_steps or steps < self._chunk:
+    def _adapt_chunk(self, steps: int, pace: float) -> None:
+        if self.config.steps_per_dispatch or not self._many_steps or steps < self._chunk or not pace:
             return
-        if seconds < SECONDS_PER_DISPATCH / 2:
+        if pace * self._chunk < SECONDS_PER_DISPATCH / 2:
             self._chunk *= 2
-        elif seconds > SECONDS_PER_DISPATCH * 2:
+        elif pace * self._chunk > SECONDS_PER_DISPATCH * 2:
             self._chunk = max(1, self._chunk // 2)
 
     def _score(self, record: dict) -> list[float] | None:
@@ -226,9 +256,14 @@ class Training:
         progress.seconds, progress.waited, progress.sums = 0.0, 0.0, dict.fromkeys(SUMS, 0.0)
         if better:
             progress.best, progress.best_epoch = self._score(record), record['epoch']
+        if self._verifier is not None:
+            # As R1 keeps it: by accuracy; of equal ones by the lower EER.
+            score = [record['verification_accuracy'], -record['verification_eer']]
+            if progress.best_verification is None or score > progress.best_verification:
+                progress.best_verification, progress.best_verification_epoch = score, record['epoch']
         progress.plateau.step(self.config, record)
         if stopping.patience:
-            sign = -1 if stopping.metric.endswith('loss') else 1
+            sign = 1 if higher_is_better(stopping.metric) else -1
             value = sign * record[stopping.metric]
             improved = progress.stopping_best is None or value > progress.stopping_best
             progress.stopping_best = value if improved else progress.stopping_best
@@ -239,10 +274,10 @@ class Training:
         if not self.execution.fetch(_all_finite(self.state.params)).all():
             raise NonFiniteLoss(self._non_finite('parameters', step))
         metadata = {'config': self.config.to_dict(), 'versions': versions()}
-        if self._best_variables is not None:
-            best_step = self.progress.best_epoch * self.experiment.steps
-            self.checkpoints.save('best', best_step, self._best_variables, metadata)
-            self._best_variables = None
+        for name, variables in self._unsaved.items():
+            best_epoch = getattr(self.progress, f'{name}_epoch')
+            self.checkpoints.save(name, best_epoch * self.experiment.steps, variables, metadata)
+        self._unsaved = {}
         state = self.execution.unreplicate(self.state)
         self.checkpoints.save('last', step, state, {**metadata, 'progress': asdict(self.progress)})
 
@@ -262,64 +297,22 @@ class Training:
         return self.execution.replicate(state)
 
     def _finish(self, records: list[dict], started: float) -> dict:
-        """Evaluates the best checkpoint on test (without one on val), draws, and writes results.json."""
+        """Evaluates the best checkpoints, draws, and writes results.json."""
         self.checkpoints.close()
-        step = self.checkpoints.steps('best')[-1]
-        best_variables = restore_variables(self.experiment, self.checkpoints, 'best', step)
-        parameters = parameter_count(best_variables['params'])
-        split = next((name for name in ('test', 'val') if name in self.experiment.loaders), None)
-        final = self._evaluate_finally(split, best_variables) if split else {}
-
-        best, last = records[self.progress.best_epoch - 1], records[-1]
-        results = {
-            **({f'test_{name}': final[name] for name in ('accuracy', 'loss')} if split == 'test' else {}),
-            **{name: value for name, value in best.items() if name.startswith('val_')},
-            'selected_on': best['selected_on'],
-            'best_epoch': best['epoch'],
-            'epochs': last['epoch'],
-            'stopped_early': self.progress.stopped,
-            **{f'last_{k}': v for k, v in last.items() if k.startswith(('train_', 'val_', 'test_'))},
-            'parameters': parameters,
-            'seed': self.config.seed,
-            'device': self.execution.name,
-            'precision': self.config.precision,
-            'train_seconds': self.progress.train_seconds,
-            'last_start_seconds': time.monotonic() - started,
-            'versions': versions(),
-        }
-        drawn = self._draw(records)
-        if split:
-            drawn['confusion_matrix'] = plots.confusion_matrix(
-                np.array(final['confusion_matrix']),
-                self.experiment.dataset.class_names,
-                self.workdir / 'plots' / 'confusion_matrix.png',
-                title=f'{self.workdir.name}, {plots.SPLITS[split][0]}',
-            )
+        results, drawn = conclude(
+            self.experiment,
+            self.checkpoints,
+            self.progress,
+            records,
+            self.workdir,
+            last_variables=self.state.variables,
+            verifier=self._verifier,
+        )
+        results['last_start_seconds'] = time.monotonic() - started
+        best = self.checkpoints.steps('best')[-1]
         self.tracker.log_plots(drawn)
-        self.tracker.finish(results, self.checkpoints.directory / 'best' / str(step))
+        self.tracker.finish(results, self.checkpoints.directory / 'best' / str(best))
         return results
-
-    def _evaluate_finally(self, split: str, best_variables) -> dict:
-        loader = self.experiment.loaders[split]
-        run = self.execution.compile_predict(self.experiment.predict_step())
-        logits = Evaluator(self.experiment, loader).logits(run, self.execution.replicate(best_variables))
-        return summarize(logits, loader.labels)
-
-    def _draw(self, records: list[dict]) -> dict[str, Path]:
-        folder, title = self.workdir / 'plots', self.workdir.name
-        steps = self.experiment.steps
-        rates = applied_rates(self.config, steps, records)
-        time_axis = np.arange(len(rates)) / steps
-        return {
-            'curves': plots.learning_curves(
-                records,
-                folder / 'curves.png',
-                title=title,
-                best_epoch=self.progress.best_epoch if self.selected_on else None,
-                selected_on=self.selected_on,
-            ),
-            'learning_rate': plots.learning_rate(time_axis, rates, folder / 'learning_rate.png', title=title),
-        }
 
     def _non_finite(self, what: str, step: int) -> str:
         self.checkpoints.close()  # one may be on its way to the disk
@@ -328,8 +321,9 @@ class Training:
         kept = (
             f'The last good checkpoint is of step {saved[-1]:,}' if saved else 'No checkpoint was saved yet'
         )
+        wider = 'precision=bfloat16, ' if self.config.precision == 'float16' else ''
         return (
-            f'the {what} became infinite or NaN at step {step:,} (epoch {epoch}). {kept}. Try a lower '
+            f'the {what} became infinite or NaN at step {step:,} (epoch {epoch}). {kept}. Try {wider}a lower '
             'optimizer.learning_rate, a longer schedule.warmup_epochs or optimizer.clip_norm=1.'
         )
 
@@ -340,4 +334,4 @@ def _divides(every: int, count: int) -> bool:
 
 @jax.jit
 def _all_finite(tree) -> jax.Array:
-    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all(keepdims=True)
+    return all_finite(tree)[None]  # `fetch` takes an array a device

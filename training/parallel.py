@@ -1,7 +1,7 @@
 """How steps are executed: under jit over a mesh or under pmap, one or many in a dispatch.
 
 The only module that knows where arrays live. The rest hands over plain arrays and pure steps, and gets
-plain arrays back.
+plain arrays back. Of several processes each hands over the same arrays and gets the same back.
 """
 
 import ctypes
@@ -9,8 +9,9 @@ import math
 import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,9 +21,18 @@ from training.steps import evaluation_sums
 
 AXIS = 'batch'
 SUMS = ('loss', 'correct', 'count')
+REPLICATED_SHARE = 1 / 4  # of a device's memory, which copies of a split may take; larger ones are sharded
 
 
-class StreamedBatch(NamedTuple):
+@flax.struct.dataclass
+class Sharded:
+    """Arrays of a split, by name, of which every device holds an equal part of the rows."""
+
+    arrays: dict[str, jax.Array]
+
+
+@flax.struct.dataclass
+class StreamedBatch:
     """A batch, divided among the devices, for a compiled function in the place of a whole split's arrays."""
 
     arrays: dict[str, jax.Array]
@@ -35,6 +45,9 @@ class Execution:
       devices: those in use.
       axis_name: what a step must average over (pmap), None under jit.
       device_count: number of devices; the global batch must be divisible by it.
+      process_count: number of processes that these belong to.
+      is_main: whether this is the process that writes and prints.
+      replicated_bytes: the largest split of which every device gets a copy.
       many_steps: whether a dispatch may hold many steps. On a CPU it may not: XLA runs convolutions
         inside loops on one thread there, hundreds of times slower.
     """
@@ -44,52 +57,100 @@ class Execution:
         self.axis_name = AXIS if parallel == 'pmap' else None
         self.devices = list(devices or jax.devices())
         self.device_count = len(self.devices)
+        self.process_count = len({device.process_index for device in self.devices})
+        self.is_main = jax.process_index() == 0
+        self.replicated_bytes = REPLICATED_SHARE * _memory_bytes(self.devices)
         self.many_steps = self.devices[0].platform != 'cpu'
         if not self.many_steps:
             _keep_freed_memory()
-        mesh = Mesh(np.array(self.devices), (AXIS,))
-        self._replicated = NamedSharding(mesh, PartitionSpec())
-        self._by_device = NamedSharding(mesh, PartitionSpec(AXIS))
-        self._by_column = NamedSharding(mesh, PartitionSpec(None, AXIS))
+        self._mesh = Mesh(np.array(self.devices), (AXIS,))
+        self._replicated = NamedSharding(self._mesh, PartitionSpec())
+        self._by_device = NamedSharding(self._mesh, PartitionSpec(AXIS))
+        self._by_column = NamedSharding(self._mesh, PartitionSpec(None, AXIS))
+        self._maximum = jax.jit(lambda rows: rows.max(0), out_shardings=self._replicated)
 
     @property
     def name(self) -> str:
-        """Such as '8 x NVIDIA H100'."""
-        return f'{self.device_count} x {self.devices[0].device_kind}'
+        """Such as '8 x NVIDIA H100 in 2 processes'."""
+        processes = f' in {self.process_count} processes' if self.process_count > 1 else ''
+        return f'{self.device_count} x {self.devices[0].device_kind}{processes}'
+
+    def batch_norm(self, *, sync: bool) -> dict[str, Any]:
+        """Returns what a model needs for statistics over the global batch, or over each device's part."""
+        if self.axis_name is None:
+            return {'batch_norm_groups': 1 if sync else self.device_count}
+        return {'axis_name': self.axis_name if sync else None}
 
     def replicate(self, tree: Any) -> Any:
         """Puts a copy of every array on every device. Takes the arrays over: do not use them afterwards."""
         if self.axis_name is None:
-            return jax.device_put(tree, self._replicated)
-        return jax.tree.map(
-            lambda x: jax.device_put(np.broadcast_to(x, (self.device_count, *x.shape)), self._by_device), tree
-        )
+            return self._place(tree, self._replicated)
+        copies = jax.tree.map(lambda x: np.broadcast_to(x, (self.device_count, *x.shape)), tree)
+        return self._place(copies, self._by_device)
 
     def unreplicate(self, tree: Any) -> Any:
-        """Returns one copy of what `replicate` placed, which outlives the donation of `tree`."""
+        """Returns a plain tree of what `replicate` placed, which outlives the donation of `tree`."""
         if self.axis_name is None:
             return jax.tree.map(jnp.copy, tree)
-        return jax.tree.map(lambda x: x.addressable_data(0)[0], tree)
+
+        def join(x):
+            copies = [shard.data[0] for shard in x.addressable_shards]
+            return jax.make_array_from_single_device_arrays(x.shape[1:], self._replicated, copies)
+
+        return jax.tree.map(join, tree)
+
+    def place_data(self, arrays: dict[str, np.ndarray]) -> Any:
+        """Puts a split on the devices: a copy on each, or where that takes too much memory a part.
+
+        Rows are then sent to where they are needed, which is a batch's bytes for every device and step.
+        """
+        if self.device_count == 1 or sum(x.nbytes for x in arrays.values()) <= self.replicated_bytes:
+            return self.replicate(arrays)
+
+        return Sharded({name: self._split(x) for name, x in arrays.items()})
 
     def place_order(self, order: np.ndarray) -> jax.Array:
         """Splits rows of indices, int32[steps, batch], among the devices by column."""
         if self.axis_name is None:
-            return jax.device_put(order, self._by_column)
+            return self._place(order, self._by_column)
         by_device = order.reshape(len(order), self.device_count, -1).swapaxes(0, 1)
-        return jax.device_put(by_device, self._by_device)
+        return self._place(by_device, self._by_device)
+
+    def maximum(self, values: Sequence[float]) -> np.ndarray | jax.Array:
+        """Begins to compute the largest of each of these numbers among the processes.
+
+        They may differ here. Reading the result, float32[n], with np.asarray waits for all processes.
+        """
+        row = np.array([values], np.float32)
+        if self.process_count == 1:
+            return row[0]
+        shape = (self.device_count, len(values))
+        return self._maximum(jax.make_array_from_callback(shape, self._by_device, lambda _: row))
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """Which part of each batch this process is to place, of how many."""
+        return (jax.process_index(), self.process_count) if self.process_count > 1 else (0, 1)
 
     def place_batch(self, batch: dict[str, np.ndarray]) -> StreamedBatch:
-        """Divides the rows of a batch among the devices; returns before they are there."""
+        """Begins to divide this process's part of a batch among its devices."""
         if self.axis_name is not None:
-            batch = {name: x.reshape(self.device_count, -1, *x.shape[1:]) for name, x in batch.items()}
-        return StreamedBatch(jax.device_put(batch, self._by_device))
+            count = self.device_count // self.process_count
+            batch = {name: x.reshape(count, -1, *x.shape[1:]) for name, x in batch.items()}
+        if self.process_count == 1:
+            return StreamedBatch(jax.device_put(batch, self._by_device))
+        return StreamedBatch(jax.make_array_from_process_local_data(self._by_device, batch))
 
     def free_bytes(self) -> float:
-        """Returns the memory that is free on each device, or in the machine where it is a CPU."""
+        """Returns the memory that is free on all devices together, or in the machine where they are its CPU.
+
+        The same in all processes, each of which must call this.
+        """
         if self.devices[0].platform == 'cpu':
-            return _available_bytes()
-        statistics = [device.memory_stats() for device in self.devices]
-        return min(each['bytes_limit'] - each['bytes_in_use'] for each in statistics)
+            free = _available_bytes()
+        else:
+            free = self.device_count * _free_bytes(self.devices)
+        return -float(np.asarray(self.maximum([-free]))[0])
 
     def compile_train(self, train_step: Callable) -> Callable:
         """Returns `run(state, data, order, hyperparameters, start, stop) -> state, sums`.
@@ -97,8 +158,8 @@ class Execution:
         Runs steps `start` to `stop` of the epoch whose order and hyperparameters (a dict of float32[steps],
         such as `learning_rate`) are given and donates the state. `sums` holds float32[steps] each, to be
         read with `fetch`; only the entries from start to stop are filled. All steps of `order` may go in one
-        dispatch where `many_steps`, one elsewhere. `data` is a split's arrays from `replicate`, or, for a
-        single step, its batch from `place_batch`.
+        dispatch where `many_steps`, one elsewhere. `data` is a split from `place_data`, or, for a single
+        step, its batch from `place_batch`.
         """
 
         def run(state, data, order, hyperparameters, start, stop):
@@ -128,15 +189,16 @@ class Execution:
         return self._compile(run, in_axes=(0, 0, 0, None, None))
 
     def compile_predict(self, predict_step: Callable) -> Callable:
-        """Returns `run(variables, data, order, index) -> logits` of row `index`, float32[batch, classes]."""
+        """Returns `run(variables, data, order, index) -> predictions` of row `index`, float32[batch, d].
+
+        To be read with `fetch`.
+        """
 
         def run(variables, data, order, index):
-            return predict_step(variables, self._batch(data, order[index]))
+            rows = predict_step(variables, self._batch(data, order[index]))
+            return rows if self.axis_name is None else jax.lax.all_gather(rows, AXIS, tiled=True)
 
-        if self.axis_name is None:
-            return jax.jit(run)
-        mapped = jax.pmap(run, AXIS, in_axes=(0, 0, 0, None), devices=self.devices)
-        return lambda *args: jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), mapped(*args))
+        return self._compile(run, in_axes=(0, 0, 0, None))
 
     def fetch(self, tree: Any) -> Any:
         """Waits for what a compiled function returned for all devices alike and returns NumPy arrays."""
@@ -159,15 +221,76 @@ class Execution:
         position = jnp.arange(indices.size, dtype=jnp.int32)
         if self.axis_name is not None:
             position += jax.lax.axis_index(self.axis_name) * indices.size
+        rows = jnp.maximum(indices, 0)
         if isinstance(data, StreamedBatch):
             batch = data.arrays
+        elif isinstance(data, Sharded):
+            batch = self._collect(data.arrays, rows)
         else:
-            rows = jnp.maximum(indices, 0)
             batch = {name: array.at[rows].get(mode='clip') for name, array in data.items()}
         return {**batch, 'position': position, 'valid': indices >= 0}
 
+    def _collect(self, arrays, rows):
+        """Gathers each device's rows from the parts of all."""
+
+        def exchange(arrays, rows):
+            def collect(part):
+                local = everyone - jax.lax.axis_index(AXIS) * len(part)
+                here = ((local >= 0) & (local < len(part))).reshape(-1, *[1] * (part.ndim - 1))
+                picked = jnp.where(here, part.at[local].get(mode='clip'), 0)
+                return jax.lax.psum_scatter(picked, AXIS, tiled=True)
+
+            everyone = jax.lax.all_gather(rows, AXIS, tiled=True)
+            return jax.tree.map(collect, arrays)
+
+        if self.axis_name is not None:
+            return exchange(arrays, rows)
+        by_device = PartitionSpec(AXIS)
+        shard = jax.shard_map(
+            exchange, mesh=self._mesh, in_specs=by_device, out_specs=by_device, check_vma=False
+        )
+        return shard(arrays, rows)
+
+    def _place(self, tree, sharding):
+        if self.process_count == 1:
+            return jax.device_put(tree, sharding)
+
+        def place(x):
+            x = np.asarray(x)
+            return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+        return jax.tree.map(place, tree)
+
+    def _split(self, array):
+        """Puts equal numbers of rows on the devices, the last of them filled up with zeros."""
+        rows = -(-len(array) // self.device_count)
+        shape = (rows * self.device_count, *array.shape[1:])
+        parts = []
+        for position, device in enumerate(self.devices):
+            if device.process_index == jax.process_index():
+                part = array[position * rows : (position + 1) * rows]
+                part = np.concatenate([part, np.zeros((rows - len(part), *part.shape[1:]), part.dtype)])
+                parts.append(jax.device_put(part if self.axis_name is None else part[None], device))
+        if self.axis_name is not None:
+            shape = (self.device_count, rows, *array.shape[1:])
+        return jax.make_array_from_single_device_arrays(shape, self._by_device, parts)
+
+
+def _memory_bytes(devices: Sequence[jax.Device]) -> float:
+    """Returns the memory of a device; infinity where it is not known, as for a CPU."""
+    mine = next(device for device in devices if device.process_index == jax.process_index())
+    return (mine.memory_stats() or {}).get('bytes_limit', math.inf)
+
+
+def _free_bytes(devices: Sequence[jax.Device]) -> float:
+    """Returns the least memory that is free on a device of this process; infinity where it is not known."""
+    mine = [device for device in devices if device.process_index == jax.process_index()]
+    statistics = [device.memory_stats() or {} for device in mine]
+    return min(each.get('bytes_limit', math.inf) - each.get('bytes_in_use', 0) for each in statistics)
+
 
 def _available_bytes() -> float:
+    """Returns the memory that is free in this machine."""
     try:
         lines = Path('/proc/meminfo').read_text().splitlines()
     except OSError:

@@ -71,7 +71,7 @@ def learning_curves(
         handles, labels = [*handles, line], [*labels, f'best epoch: {best_epoch}{reason}']
     if handles:
         figure.legend(handles, labels, loc='outside lower center', ncols=len(handles))
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _curves(axes: Axes, records: Sequence[Mapping], metric: str, best_epoch: int | None) -> None:
@@ -82,20 +82,22 @@ def _curves(axes: Axes, records: Sequence[Mapping], metric: str, best_epoch: int
         values = _floats([record.get(f'{split}_{metric}') for record in records]) * scale
         if not np.isfinite(values).any():
             continue
-        axes.plot(epochs, values, color=color, label=label, marker=_marker(epochs))
+        axes.plot(epochs, values, color=color, label=label, marker=marker(epochs))
         if best_epoch in epochs and np.isfinite(value := values[epochs.index(best_epoch)]):
             axes.plot(best_epoch, value, 'o', color=color, markersize=8, fillstyle='none', clip_on=False)
             best.append(f'{label} {value:.2f} %' if metric == 'accuracy' else f'{label} {value:.3f}')
     if best:
         axes.set_title(f'epoch {best_epoch}: ' + ', '.join(best), color=GREY)
-    _epoch_axis(axes, epochs)
+    epoch_axis(axes, epochs)
 
 
-def _marker(points: Sequence[float]) -> str | None:
+def marker(points: Sequence[float]) -> str | None:
+    """Returns the marker of a curve: few points are to be seen as such."""
     return 'o' if len(points) <= 30 else None
 
 
-def _epoch_axis(axes: Axes, epochs: Sequence[float]) -> None:
+def epoch_axis(axes: Axes, epochs: Sequence[float]) -> None:
+    """Draws a grid, and whole epochs below it."""
     axes.grid(True)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if len(set(epochs)) == 1:
@@ -108,11 +110,11 @@ def learning_rate(epochs: Sequence[float], rates: Sequence[float], path: Path, *
     figure = Figure(figsize=(6.5, 3.8), dpi=DPI, layout='constrained')
     figure.suptitle(title, x=0.015, ha='left')
     axes = figure.subplots()
-    axes.plot(epochs, rates, color=SPLITS['train'][1], marker=_marker(epochs))
+    axes.plot(epochs, rates, color=SPLITS['train'][1], marker=marker(epochs))
     axes.set(xlabel='epoch', ylabel='learning rate', ylim=(0, None))
     axes.ticklabel_format(axis='y', scilimits=(-3, 3))
-    _epoch_axis(axes, epochs)
-    return _save(figure, path)
+    epoch_axis(axes, epochs)
+    return save(figure, path)
 
 
 @STYLE
@@ -129,7 +131,7 @@ def parameters(names: Sequence[str], counts: Sequence[int], path: Path, *, title
     axes.set(xlabel='parameters', xlim=(0, 1.18 * max(counts)))
     axes.xaxis.set_major_formatter(EngFormatter(sep=''))
     axes.tick_params(axis='y', length=0)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def image_grid(
@@ -172,7 +174,7 @@ def image_grid(
     figure.text(
         gap, canvas_height - 14, title, transform=None, va='top', fontsize=12, weight='bold', parse_math=False
     )
-    return _save(figure, path)
+    return save(figure, path)
 
 
 @STYLE
@@ -214,7 +216,7 @@ def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str], path: Path,
             axes.text(column, row, label, ha='center', va='center', fontsize=8, color=color)
     else:
         figure.supxlabel(_confusions(percent, class_names), x=0.01, ha='left', fontsize=9)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _confusions(percent: np.ndarray, class_names: Sequence[str], shown: int = 5) -> str:
@@ -253,7 +255,7 @@ def reliability_diagram(bins: Mapping, path: Path, *, title: str, calibration_er
     shares.set(xlabel='confidence (%)', ylabel='images (%)')
     for axis in (axes.yaxis, axes.xaxis, shares.yaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=''))
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _floats(values: Sequence[float | None]) -> np.ndarray:
@@ -270,7 +272,8 @@ def _shortened(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + '…'
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
+    """Writes a PNG at once or not at all, and returns its path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + '.partial')

@@ -19,6 +19,8 @@ class Progress:
     train_seconds: float = 0.0  # of all done
     best_epoch: int = 0
     best: list[float] | None = None  # what chose the best checkpoint
+    best_verification_epoch: int = 0
+    best_verification: list[float] | None = None  # what chose that checkpoint
     stopping_best: float | None = None  # the metric of early stopping
     stale_epochs: int = 0  # since it last became better
     stopped: bool = False  # by early stopping

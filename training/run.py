@@ -15,7 +15,9 @@ from training.console import Console
 from training.experiment import Experiment, augmented_images, check_training, create_experiment, resolve
 from training.loop import Training
 from training.progress import Progress, restored_progress
+from training.schedules import highest_rate
 from training.tracking import Tracker, write_json
+from training.verification import describe
 
 
 def run(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None) -> dict:
@@ -45,11 +47,12 @@ def run(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None 
 
     experiment = create_experiment(config, devices)
     check_training(experiment)
-    write_json(workdir / 'config.json', config.to_dict())
     parts = summary.modules(experiment.model, experiment.dataset.image_shape)
     _describe(console, experiment, parts, workdir)
-    tracker = Tracker(workdir, config.wandb, config.to_dict())
-    tracker.log_plots(_draw_beginning(experiment, parts, workdir))
+    tracker = Tracker(workdir, config.wandb, config.to_dict(), active=experiment.execution.is_main)
+    if experiment.execution.is_main:
+        write_json(workdir / 'config.json', config.to_dict())
+        tracker.log_plots(_draw_beginning(experiment, parts, workdir))
     training = Training(experiment, workdir, checkpoints=checkpoints, console=console, tracker=tracker)
     return _report(console, workdir, training.run())
 
@@ -98,10 +101,19 @@ def _describe(console: Console, experiment: Experiment, parts: list[summary.Modu
     )
     if dataset.reason:
         console.print(f'{dataset.loader} loader: {dataset.reason}')
+    if experiment.paired is not None:
+        pairs, images = len(experiment.paired.rows), len(experiment.paired.used)
+        console.print(f'{pairs:,} pairs of {images:,} images in {config.verification.split}')
     console.print(
         f'{experiment.execution.name}, {config.parallel}, '
         f'{config.precision}; {experiment.steps} steps of {config.batch_size} images an epoch; in {workdir}'
     )
+    if config.optimizer.scale_with_batch != 'none':
+        console.print(
+            f'learning rate {config.optimizer.learning_rate:g} for batches of '
+            f'{config.optimizer.reference_batch}, scaled to {highest_rate(config):g} '
+            f'({config.optimizer.scale_with_batch})'
+        )
 
 
 def _report(console: Console, workdir: Path, results: dict) -> dict:
@@ -114,6 +126,9 @@ def _report(console: Console, workdir: Path, results: dict) -> dict:
     elif 'val_accuracy' not in results:
         console.print('neither validation nor test images: nothing was evaluated')
     choice = {'val': 'chosen on validation', 'test': 'CHOSEN ON TEST, so optimistic'}
+    if 'last_verification' in results:
+        console.print(f'pairs, last epoch    {describe(results["last_verification"])}')
+        console.print(f'pairs, best epoch    {describe(results["best_verification"])}')
     console.print(
         f'from epoch           {results["best_epoch"]} of {results["epochs"]}, '
         + choice.get(results['selected_on'], 'the last')

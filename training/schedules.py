@@ -18,6 +18,17 @@ SCHEDULES = (
     'plateau',
 )
 INTERVALS = ('step', 'epoch')
+BATCH_SCALINGS = {'none': 0.0, 'linear': 1.0, 'sqrt': 0.5}  # exponents of batch / reference batch
+
+
+def highest_rate(config: ConfigDict) -> float:
+    """Returns the schedule's highest rate: `optimizer.learning_rate`, scaled with the batch where that is on.
+
+    Linear: Goyal et al., 2017; sqrt: Krizhevsky, 2014.
+    """
+    optimizer = config.optimizer
+    ratio = config.batch_size / optimizer.reference_batch
+    return optimizer.learning_rate * ratio ** BATCH_SCALINGS[optimizer.scale_with_batch]
 
 
 @dataclass
@@ -35,7 +46,7 @@ class Plateau:
         Does nothing under other schedules, nor for epochs that begin in warm-up.
 
         Args:
-          config: the whole config; reads `optimizer.learning_rate` and `schedule`.
+          config: the whole config; reads `schedule` and what `highest_rate` does.
           record: `epoch` (1-based) and the metric that `schedule.plateau_metric` names.
         """
         schedule = config.schedule
@@ -60,7 +71,7 @@ class Plateau:
 
     def rate(self, config: ConfigDict) -> float:
         """Returns the rate of the next epoch."""
-        return config.optimizer.learning_rate if self.learning_rate is None else self.learning_rate
+        return highest_rate(config) if self.learning_rate is None else self.learning_rate
 
 
 def _is_better(schedule: ConfigDict, metric: float, best: float) -> bool:
@@ -84,7 +95,7 @@ def hyperparameters(
     schedule's first, which it reaches with the last interval of warm-up, and only then time begins.
 
     Args:
-      config: the whole config; reads `epochs`, `optimizer.learning_rate` and `schedule`.
+      config: the whole config; reads `epochs`, `schedule` and what `highest_rate` does.
       plateau: after the epochs before this one.
     """
     schedule = config.schedule
@@ -116,7 +127,7 @@ def applied_rates(config: ConfigDict, steps_per_epoch: int, records: Sequence[di
 
 def _rates(config: ConfigDict, time: np.ndarray, per_epoch: int, rest: int) -> np.ndarray:
     """Returns float64[steps] from times int64[steps] in intervals, of which an epoch has `per_epoch`."""
-    schedule, base = config.schedule, config.optimizer.learning_rate
+    schedule, base = config.schedule, highest_rate(config)
     final = schedule.final_learning_rate
     match schedule.name:
         case 'constant':
@@ -146,7 +157,7 @@ def _restarts(time: np.ndarray, first: int, factor: int) -> tuple[np.ndarray, np
 
 
 def _onecycle(config: ConfigDict, time: np.ndarray, total: int) -> dict[str, np.ndarray]:
-    schedule, top = config.schedule, config.optimizer.learning_rate
+    schedule, top = config.schedule, highest_rate(config)
     peak, end = schedule.pct_start * total - 1, total - 1
     up = time / (peak or 1)
     down = np.minimum((time - peak) / (end - peak), 1)

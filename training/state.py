@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from training.loss_scale import LossScale
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -17,6 +19,7 @@ class TrainState:
     batch_stats: running statistics of batch norm, float32.
     opt_state: the optimizer's.
     ema: moving averages {'params', 'batch_stats'}, or None.
+    loss_scale: with float16, else None.
     """
 
     step: jax.Array
@@ -24,6 +27,7 @@ class TrainState:
     batch_stats: Any
     opt_state: Any
     ema: Any
+    loss_scale: LossScale | None = None
 
     @property
     def variables(self) -> dict:
@@ -38,6 +42,7 @@ def create_state(
     *,
     seed: int,
     ema: bool,
+    loss_scale: LossScale | None = None,
 ) -> TrainState:
     """Returns the state before the first step. Jit it: it is one compilation instead of many."""
     images = jnp.zeros((1, *image_shape), jnp.float32)
@@ -49,4 +54,5 @@ def create_state(
         batch_stats=batch_stats,
         opt_state=optimizer.init(params),
         ema={'params': params, 'batch_stats': batch_stats} if ema else None,
+        loss_scale=loss_scale,
     )

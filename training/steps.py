@@ -14,6 +14,7 @@ import optax
 from ml_collections import ConfigDict
 
 from input_pipeline.augment import Augment, Mix
+from training.loss_scale import all_finite, next_loss_scale
 from training.losses import create_loss, cross_entropy
 from training.optimizers import set_hyperparameters
 from training.state import TrainState
@@ -41,8 +42,11 @@ def create_train_step(
     and `correct` (added up), `count`. Of mixed targets the class with the largest share counts as the correct
     one.
 
+    Where the state has a loss scale and gradients overflow, the step is skipped: it changes nothing but its
+    number and the scale, and counts in no sum. At a scale below 1 that is no longer borne: its loss is NaN.
+
     Args:
-      config: reads seed, loss, ema and optimizer.accumulation_steps.
+      config: reads seed, loss, loss_scale, ema, model.cosine_scale and optimizer.accumulation_steps.
       augment: (float32 images in [0, 1], keys[batch]) -> images.
       normalize: float32 images in [0, 1] -> what the model sees.
       augment_normalized: as augment, on normalised images.
@@ -70,6 +74,8 @@ def create_train_step(
             gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), axis_name)
             sums = jax.lax.psum(sums, axis_name)
 
+        if state.loss_scale is not None:
+            gradients = jax.tree.map(lambda g: g / state.loss_scale.value, gradients)
         opt_state = set_hyperparameters(state.opt_state, hyperparameters)
         updates, opt_state = optimizer.update(gradients, opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -82,17 +88,32 @@ def create_train_step(
                 ema,
                 {'params': params, 'batch_stats': batch_stats},
             )
-        return TrainState(step, params, batch_stats, opt_state, ema), sums
+        new = TrainState(step, params, batch_stats, opt_state, ema, state.loss_scale)
+        if state.loss_scale is None:
+            return new, sums
+        return _skip_overflow(state, new, sums, all_finite(gradients), config.loss_scale)
 
     return train_step
 
 
-def _create_gradients(config: ConfigDict, model: nn.Module, *, unroll: bool) -> Callable:
-    """Returns `gradients_of(state, images, targets, dropout_key) -> batch_stats, sums, gradients`."""
-    parts = config.optimizer.accumulation_steps
-    loss = create_loss(config.loss)
+def _skip_overflow(old, new, sums, finite, config):
+    kept, sums = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old), (new, sums), (old, jax.tree.map(jnp.zeros_like, sums))
+    )
+    bearable = finite | (old.loss_scale.value >= 1)
+    sums['loss'] = jnp.where(bearable, sums['loss'], jnp.nan)
+    return kept.replace(step=new.step, loss_scale=next_loss_scale(old.loss_scale, finite, config)), sums
 
-    def loss_and_gradients(params, batch_stats, images, targets, dropout_key):
+
+def _create_gradients(config: ConfigDict, model: nn.Module, *, unroll: bool) -> Callable:
+    """Returns `gradients_of(state, images, targets, dropout_key) -> batch_stats, sums, gradients`.
+
+    The gradients are those of the loss times the state's loss scale, where it has one.
+    """
+    parts = config.optimizer.accumulation_steps
+    loss = create_loss(config.loss, cosine_scale=config.model.cosine_scale)
+
+    def loss_and_gradients(state, batch_stats, images, targets, dropout_key):
         def loss_fn(params):
             logits, updates = model.apply(
                 {'params': params, 'batch_stats': batch_stats},
@@ -105,14 +126,17 @@ def _create_gradients(config: ConfigDict, model: nn.Module, *, unroll: bool) -> 
             labels = targets if targets.ndim == 1 else targets.argmax(-1)
             correct = (logits.argmax(-1) == labels).sum()
             sums = {'loss': losses.sum(), 'correct': correct, 'count': jnp.float32(labels.size)}
-            return losses.mean(), (updates.get('batch_stats', {}), sums)
+            mean = losses.mean()
+            if state.loss_scale is not None:
+                mean *= state.loss_scale.value
+            return mean, (updates.get('batch_stats', {}), sums)
 
-        (_, (batch_stats, sums)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        (_, (batch_stats, sums)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         return batch_stats, jax.tree.map(lambda x: x.astype(jnp.float32), sums), gradients
 
     def accumulate(state, images, targets, dropout_key):
         if parts == 1:
-            return loss_and_gradients(state.params, state.batch_stats, images, targets, dropout_key)
+            return loss_and_gradients(state, state.batch_stats, images, targets, dropout_key)
         # Part i takes every parts-th image, so that each device keeps its own.
         split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), (images, targets))
 
@@ -120,7 +144,7 @@ def _create_gradients(config: ConfigDict, model: nn.Module, *, unroll: bool) -> 
             batch_stats, sums, gradients = carry
             images, targets, index = part
             key = jax.random.fold_in(dropout_key, index)
-            batch_stats, *new = loss_and_gradients(state.params, batch_stats, images, targets, key)
+            batch_stats, *new = loss_and_gradients(state, batch_stats, images, targets, key)
             return (batch_stats, *jax.tree.map(jnp.add, (sums, gradients), tuple(new))), None
 
         zeros = {name: jnp.zeros(()) for name in ('loss', 'correct', 'count')}
@@ -161,6 +185,23 @@ def create_predict_step(
         return model.apply(variables, normalize(to_float(batch['image'])), train=False)
 
     return predict_step
+
+
+def create_feature_step(
+    model: nn.Module, *, normalize: Callable[[jax.Array], jax.Array], flip: bool
+) -> Callable[[Any, Batch], jax.Array]:
+    """Returns `feature_step(variables, batch) -> features`, float32[batch, d]: what the model's head sees.
+
+    With `flip` they are the means of the features of each image and of its mirror image.
+    """
+
+    def feature_step(variables, batch):
+        images = normalize(to_float(batch['image']))
+        views = [images, images[:, :, ::-1]] if flip else [images]
+        features = [model.apply(variables, view, train=False, method='features') for view in views]
+        return sum(view.astype(jnp.float32) for view in features) / len(views)
+
+    return feature_step
 
 
 def evaluation_sums(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:

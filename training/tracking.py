@@ -32,15 +32,18 @@ class Tracker:
         workdir: the run's folder; made if it is not there.
         wandb_config: `config.wandb`. Its mode counts, not the environment variable WANDB_MODE.
         run_config: the resolved config, for wandb.
+        active: False to record nothing, as all but one of several processes should.
     """
 
-    def __init__(self, workdir: Path, wandb_config: ConfigDict, run_config: Mapping[str, Any]):
+    def __init__(
+        self, workdir: Path, wandb_config: ConfigDict, run_config: Mapping[str, Any], *, active: bool = True
+    ):
         self._workdir = Path(workdir).absolute()
         self._workdir.mkdir(parents=True, exist_ok=True)
         self._metrics = self._workdir / 'metrics.jsonl'
         self._upload_checkpoint = wandb_config.upload_checkpoint
-        self._wandb_run = None
-        if wandb_config.mode != 'disabled':
+        self._wandb_run, self._active = None, active
+        if active and wandb_config.mode != 'disabled':
             self._guard(lambda: self._start_wandb(wandb_config, run_config))
 
     def rewind(self, epoch: int) -> list[dict]:
@@ -63,13 +66,16 @@ class Tracker:
                         f'{self._metrics}: line {number} is not JSON; remove it to continue this run.'
                     ) from None
         records = [record for record in records if record['epoch'] <= epoch]
-        partial = self._metrics.with_name('metrics.jsonl.partial')
-        partial.write_text(''.join(map(_line, records)))
-        os.replace(partial, self._metrics)
+        if self._active:
+            partial = self._metrics.with_name('metrics.jsonl.partial')
+            partial.write_text(''.join(map(_line, records)))
+            os.replace(partial, self._metrics)
         return records
 
     def log_epoch(self, record: Mapping[str, Any]) -> None:
         """Appends `record`, whose 'epoch' counts from 1, as one line; a kill leaves at most a part of it."""
+        if not self._active:
+            return
         with self._metrics.open('a') as file:
             file.write(_line(record))
         self._with_run(lambda run: run.log(dict(record), step=record['epoch'], commit=True))
@@ -87,6 +93,8 @@ class Tracker:
 
     def finish(self, results: Mapping[str, Any], best_checkpoint: Path | None) -> None:
         """Writes results.json, sends it and, where wanted, the checkpoint folder to wandb; ends the run."""
+        if not self._active:
+            return
         write_json(self._workdir / 'results.json', results)
         self._with_run(lambda run: run.summary.update(_plain(results)))
         if best_checkpoint is not None and self._upload_checkpoint:

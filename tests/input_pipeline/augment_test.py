@@ -42,6 +42,8 @@ def test_about_half_of_the_images_are_mirrored_and_no_other_is_touched():
         {'rotation': 40.0},
         {'rotation': 40.0, 'rotation_interpolation': 'bilinear', 'rotation_fill': 1.0},
         {'brightness': 0.4, 'contrast': 0.4, 'saturation': 0.4, 'hue': 0.3},
+        {'perspective': 0.9, 'perspective_probability': 1.0},
+        {'blur': 5, 'blur_sigma_min': 0.5},
         {'auto': 'randaugment'},
         {'auto': 'trivialaugment'},
         {'cutout': 3},
@@ -68,6 +70,13 @@ def test_switching_one_function_on_leaves_the_others_draws_alone():
     kept = results != 0
     assert 0.5 < kept.mean() < 1
     np.testing.assert_array_equal(np.where(kept, flips, 0), results)
+
+
+def test_colours_change_before_a_rotation_fills_the_corners():
+    augment, _ = create_augmentation(configured(brightness=0.9, rotation=45.0, rotation_fill=0.25))
+    images = np.full((64, 9, 9, 3), 0.5, np.float32)
+    filled = np.isclose(augment(images, KEYS)[:, 0, 0, 0], 0.25)
+    assert filled.mean() > 0.6
 
 
 @pytest.mark.parametrize('late', [False, True])

@@ -3,7 +3,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from input_pipeline.geometry import INTERPOLATIONS, random_rotation, rotate, sample
+from input_pipeline import geometry
+from input_pipeline.geometry import (
+    INTERPOLATIONS,
+    perspective,
+    random_perspective,
+    random_rotation,
+    rotate,
+    sample,
+)
 
 IMAGES = jax.random.uniform(jax.random.key(0), (4, 7, 7, 3))
 
@@ -39,3 +47,22 @@ def test_bilinear_reading_weighs_the_four_nearest_pixels():
     result = sample(IMAGES, row, column, interpolation='bilinear', fill=0.0)[:, 0, 0]
     left, right = (0.75 * IMAGES[:, 2, x] + 0.25 * IMAGES[:, 3, x] for x in (3, 4))
     np.testing.assert_allclose(result, (left + right) / 2, rtol=1e-5)
+
+
+def test_corners_that_stay_leave_the_image_alone():
+    corners = jnp.broadcast_to(jnp.array([[0, 0], [6, 0], [6, 6], [0, 6]]), (4, 4, 2))
+    np.testing.assert_allclose(perspective(IMAGES, corners), IMAGES, atol=1e-5)
+
+
+def test_random_corners_are_torchvisions_and_half_of_the_images_stay(monkeypatch):
+    monkeypatch.setattr(geometry, 'perspective', lambda images, corners: corners)
+    keys = jax.random.split(jax.random.key(2), 1000)
+    images = jnp.zeros((1000, 9, 14, 3))
+    corners = random_perspective(images, keys, distortion=0.5, probability=0.5)
+    moved = (corners != jnp.array([[0, 0], [13, 0], [13, 8], [0, 8]])).any((1, 2))
+    assert 430 < moved.sum() < 540
+    # RandomPerspective.get_params: randint from 0 to 3 and from 10 to 13 across, 0 to 2 and 6 to 8 down.
+    for corner, (x, y) in enumerate(((0, 0), (10, 0), (10, 6), (0, 6))):
+        drawn = np.asarray(corners[moved, corner])
+        assert set(drawn[:, 0]) == set(range(x, x + 4))
+        assert set(drawn[:, 1]) == set(range(y, y + 3))

@@ -37,9 +37,9 @@ def expected(splits):
     return [resident.take(order[start : start + 4]) for order in orders for start in (0, 4, 8)]
 
 
-def start_batches(splits, *, workers, start=0, epochs=2):
+def start_batches(splits, *, workers, start=0, epochs=2, **options):
     loader = Streaming(splits[1].splits['train'], ROWS, workers=workers)
-    return loader.training_batches(4, seed=5, epochs=epochs, drop_last=False, start=start)
+    return loader.training_batches(4, seed=5, epochs=epochs, start=start, **{'drop_last': False, **options})
 
 
 def assert_same_batches(ones, others):
@@ -51,6 +51,15 @@ def assert_same_batches(ones, others):
 @pytest.mark.parametrize('start', [0, 4])
 def test_streamed_batches_are_the_resident_ones_from_any_step_on(splits, expected, start):
     assert_same_batches(start_batches(splits, workers=0, start=start), expected[start:])
+
+
+def test_processes_that_train_together_get_parts_of_the_same_batches(splits, expected):
+    parts = [start_batches(splits, workers=0, drop_last=True, part=(index, 2)) for index in range(2)]
+    joined = [
+        {name: np.concatenate([part[name] for part in batch]) for name in batch[0]}
+        for batch in zip(*parts, strict=True)
+    ]
+    assert_same_batches(joined, [batch for batch in expected if len(batch['label']) == 4])
 
 
 def test_streamed_examples_are_the_resident_ones(splits):

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_models.layers import ACTIVATIONS, INITIALIZERS, BatchNorm, Linear, max_pool
+from jax_models.layers import ACTIVATIONS, INITIALIZERS, BatchNorm, CosineLinear, Linear, max_pool
 
 KERNEL = (3, 3, 32, 64)  # height, width, in, out
 
@@ -47,6 +47,24 @@ def test_linear_layers_begin_as_pytorchs():
     for values in params.values():  # kernel and bias
         assert 0.09 < jnp.abs(values).max() <= 0.1
         assert values.std() == pytest.approx(0.1 / 3**0.5, rel=0.1)
+
+
+def test_cosine_head_compares_directions_alone():
+    x = jax.random.normal(jax.random.key(1), (3, 7))
+    head = CosineLinear(5, scale=8.0)
+    logits, variables = head.init_with_output(jax.random.key(0), x)
+    kernel = variables['params']['kernel']
+    lengths = jnp.linalg.norm(x, axis=1)[:, None] * jnp.linalg.norm(kernel, axis=0)
+    np.testing.assert_allclose(logits, 8 * (x @ kernel) / lengths, rtol=1e-5)
+    longer = {'params': {'kernel': 3 * kernel}}
+    np.testing.assert_allclose(head.apply(longer, x.astype(jnp.float16) / 4), logits, atol=0.01)
+
+
+def test_features_of_0_have_a_finite_gradient():
+    head = CosineLinear(5)
+    variables = head.init(jax.random.key(0), jnp.zeros((2, 7)))
+    gradient = jax.grad(lambda x: head.apply(variables, x).sum())(jnp.zeros((2, 7)))
+    assert np.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize(('size', 'stride', 'padding'), [(2, 2, 0), (3, 2, 1)])

@@ -38,6 +38,7 @@ def abstract(model, side=8):
 
 # The counts that the recipes state.
 VARIANTS = [
+    (6_290_506, 10, {'name': 'cnn5'}),
     (643_492, 100, {'name': 'simple_cnn', 'width': 32}),
     (21_696_676, 100, {'name': 'resnet34', 'stem': 'cifar_pool', 'head_sizes': (512, 256)}),
     (4_697_742, 10, {'name': 'resnet', 'stage_sizes': (4, 4, 3), 'se': 'stem'}),
@@ -63,6 +64,7 @@ def test_parameter_counts_of_variants(count, classes, changes):
     'changes',
     [
         {'name': 'simple_cnn', 'hidden': 16},
+        {'name': 'cnn5', 'head': 'cosine'},
         {'name': 'resnet', 'stage_sizes': (1, 2), 'kernel_sizes': (5, 3), 'se': 'blocks', 'se_reduction': 1},
         {
             'name': 'resnet10',

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from input_pipeline import auto_augment, color
+from input_pipeline.blur import gaussian_blur
 from input_pipeline.erasing import erase
-from input_pipeline.geometry import INTERPOLATIONS, rotate
+from input_pipeline.geometry import INTERPOLATIONS, perspective, rotate
 from input_pipeline.mixing import cutmix_shares, mix
 from tests.parity import formula
 from training.losses import cross_entropy
@@ -33,10 +34,24 @@ def test_rotation_is_torchvisions(interpolation):
     assert_close(ours, f'rotate {interpolation}')
 
 
-@pytest.mark.parametrize('name', list(formula.FACTORS))
+def test_perspective_is_torchvisions():
+    images = jnp.asarray(formula.images('perspective', len(formula.CORNERS)))
+    assert_close(jax.jit(perspective)(images, jnp.array(formula.CORNERS)), 'perspective')
+
+
+@pytest.mark.parametrize('size', list(formula.BLURS))
+def test_blur_is_torchvisions(size):
+    assert_close(gaussian_blur(*inputs(f'blur {size}', formula.BLURS[size]), size=size), f'blur {size}')
+
+
+@pytest.mark.parametrize('name', list(color.ADJUSTMENTS))
 def test_adjustment_is_torchvisions(name):
-    adjust = {**color.ADJUSTMENTS, 'sharpness': auto_augment.adjust_sharpness}[name]
-    assert_close(adjust(*inputs(name, formula.FACTORS[name])), name)
+    assert_close(color.adjust(name, *inputs(name, formula.FACTORS[name])), name)
+
+
+def test_sharpness_is_torchvisions():
+    ours = auto_augment.adjust_sharpness(*inputs('sharpness', formula.FACTORS['sharpness']))
+    assert_close(ours, 'sharpness')
 
 
 def test_jitter_in_each_order_is_torchvisions():

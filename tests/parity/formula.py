@@ -13,8 +13,10 @@ import numpy as np
 # decides its side: PyTorch's own gradients in float32 and float64 agree to 1e-4 (make_golden.py checks it).
 MODELS = {
     'simple_cnn': (16, {'name': 'simple_cnn', 'hidden': 16}),
+    'cnn5': (128, {'name': 'cnn5'}),
     'resnet10': (16, {'name': 'resnet10', 'shortcut_kernel_sizes': (1, 2, 3, 1)}),
     'resnet18': (16, {'name': 'resnet18'}),
+    'resnet18_imagenet': (48, {'name': 'resnet18', 'stem': 'imagenet'}),
     'resnet34': (32, {'name': 'resnet34', 'stem': 'cifar_pool', 'head_sizes': (16, 12)}),
     'resnet50': (48, {'name': 'resnet50', 'stem': 'imagenet'}),
     'resnet101': (48, {'name': 'resnet101', 'stem': 'imagenet'}),
@@ -44,6 +46,7 @@ RECIPES = {
         0.003,
     ),
     'resnet10_cifar10': ({'name': 'resnet10'}, 16, 0.001),
+    'resnet18_faces': ({'name': 'resnet18', 'stem': 'imagenet'}, 64, 0.01),
 }
 RECIPE_STEPS = 20
 
@@ -199,6 +202,14 @@ def digest(array: np.ndarray) -> np.ndarray:
 # Augmentation, on float images of this shape; each tuple holds one parameter per image.
 IMAGE_SHAPE = (10, 14, 3)
 ANGLES, FILL = (90.0, 17.3, -133.0, 180.0, 0.0), 0.3
+# x and y to which the corners go, clockwise from the upper left.
+CORNERS = (
+    ((0, 0), (13, 0), (13, 9), (0, 9)),
+    ((3, 2), (10, 0), (11, 8), (1, 9)),
+    ((0, 1), (13, 2), (10, 7), (3, 9)),
+    ((2, 0), (12, 1), (12, 9), (0, 7)),
+)
+BLURS = {3: (0.1, 0.7, 2.0), 5: (0.5, 3.0)}  # sigmas by the size of the kernel
 FACTORS = {
     'brightness': (0.0, 0.6, 1.0, 1.7),
     'contrast': (0.0, 0.6, 1.0, 1.7),

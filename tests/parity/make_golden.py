@@ -35,8 +35,13 @@ def main():
 
 def create_model(side, keys):
     keys = {'num_classes': formula.CLASSES, 'width': formula.WIDTH, **keys}
-    cnn = keys['name'] == 'simple_cnn'
-    model = torch_models.SimpleCNN(**keys, side=side) if cnn else torch_models.ResNet(**keys)
+    match keys['name']:
+        case 'simple_cnn':
+            model = torch_models.SimpleCNN(**keys, side=side)
+        case 'cnn5':
+            model = torch_models.CNN5(**keys)
+        case _:
+            model = torch_models.ResNet(**keys)
     drawn = {
         key: torch.from_numpy(formula.weight(key, tuple(value.shape)))
         for key, value in model.state_dict().items()
@@ -83,12 +88,14 @@ def twenty_steps(name, dtype):
     if name == 'resnet10_cifar10':
         optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     else:
-        optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4)
+        decay = 0.0 if name == 'resnet18_faces' else 5e-4
+        optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=decay)
+    smoothing = 0.1 if name == 'resnet18_faces' else 0.0
     losses = []
     for step in range(formula.RECIPE_STEPS):
         images, labels = create_batch(f'step {step}', side)
         optimizer.zero_grad()
-        loss = cross_entropy(model(images.to(dtype)), labels)
+        loss = cross_entropy(model(images.to(dtype)), labels, label_smoothing=smoothing)
         loss.backward()
         if name == 'se_resnet_cifar10':
             torch.nn.utils.clip_grad_value_(model.parameters(), 0.1)

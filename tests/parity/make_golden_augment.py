@@ -32,6 +32,16 @@ def main():
             formula.ANGLES,
             lambda image, angle, mode=mode: F.rotate(image, angle, mode, fill=[formula.FILL] * 3),
         )
+    height, width = formula.IMAGE_SHAPE[:2]
+    start = [[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]]
+    golden['perspective'] = each(
+        'perspective',
+        formula.CORNERS,
+        lambda image, corners: F.perspective(image, start, corners, fill=[0.0] * 3),
+    )
+    for size, sigmas in formula.BLURS.items():
+        name = f'blur {size}'
+        golden[name] = each(name, sigmas, lambda image, sigma, size=size: F.gaussian_blur(image, size, sigma))
     for name, factors in formula.FACTORS.items():
         golden[name] = each(name, factors, ADJUST[name])
     golden['jitter'] = each('jitter', formula.JITTERS, jitter)

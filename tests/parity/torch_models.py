@@ -141,6 +141,28 @@ def look_ahead(slow, model, alpha):
         parameter.copy_(old)
 
 
+class CNN5(nn.Module):
+    """Takes float32[batch, 3, side, side]."""
+
+    def __init__(self, *, name, num_classes, width):
+        super().__init__()
+        inputs = 3
+        for index, (size, stride) in enumerate(((7, 4), (3, 2), (3, 2), (3, 2), (3, 2)), 1):
+            outputs = width * 2 ** (index - 1)
+            setattr(self, f'conv{index}', _conv(inputs, outputs, size, stride))
+            setattr(self, f'bn{index}', nn.BatchNorm2d(outputs))
+            inputs = outputs
+        self.fc = nn.Linear(inputs, num_classes)
+
+    def features(self, x):
+        for index in range(1, 6):
+            x = torch.relu(getattr(self, f'bn{index}')(getattr(self, f'conv{index}')(x)))
+        return x.mean((2, 3))
+
+    def forward(self, x):
+        return self.fc(self.features(x))
+
+
 class SimpleCNN(nn.Module):
     """Takes float32[batch, 3, side, side]."""
 

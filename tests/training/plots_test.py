@@ -13,8 +13,8 @@ def records(count, **changes):
 @pytest.fixture
 def figure(monkeypatch):
     """The figures that are saved, in a list."""
-    saved, save = [], plots._save
-    monkeypatch.setattr(plots, '_save', lambda figure, path: saved.append(figure) or save(figure, path))
+    saved, save = [], plots.save
+    monkeypatch.setattr(plots, 'save', lambda figure, path: saved.append(figure) or save(figure, path))
     return saved
 
 

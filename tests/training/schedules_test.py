@@ -81,3 +81,12 @@ def test_plateau_reduces_the_rate_and_does_not_listen_during_warmup():
     records = [{'epoch': epoch + 1, 'val_loss': loss} for epoch, loss in enumerate([0.1, 0.1, 2, 3, 4, 4])]
     rates = applied_rates(config, 2, records)
     np.testing.assert_allclose(rates, 0.2 * np.array([1 / 3, 2 / 3, 1, 1, 1, 1, 1, 1, 1, 1, 0.1, 0.1]))
+
+
+@pytest.mark.parametrize(('scaling', 'highest'), [('none', 0.2), ('linear', 0.8), ('sqrt', 0.4)])
+def test_rates_scale_with_the_batch_only_where_asked_to(scaling, highest):
+    for schedule in ('cosine', 'onecycle', 'plateau'):
+        config = create_config(name=schedule, pct_start=0.1)
+        config.batch_size, config.optimizer.reference_batch = 512, 128
+        config.optimizer.scale_with_batch = scaling
+        assert hyperparameters(config, 10, 0, Plateau())['learning_rate'].max() == pytest.approx(highest)

@@ -167,3 +167,13 @@ def test_online_without_an_api_key_is_recorded_offline(tmp_path, monkeypatch, ca
     tracker.finish({}, None)
     assert len(history(wait_for_logs(tmp_path, 1)[0])) == 1
     assert capsys.readouterr().err.count('Weights & Biases: recorded offline') == 1
+
+
+def test_an_inactive_tracker_reads_but_leaves_no_trace(tmp_path):
+    Tracker(tmp_path, wandb_config(), {}).log_epoch(epoch(1))
+    other = Tracker(tmp_path, wandb_config(mode='offline'), {}, active=False)
+    assert other.rewind(0) == []
+    other.log_epoch(epoch(2))
+    other.finish({'epochs': 2}, None)
+    assert [path.name for path in tmp_path.iterdir()] == ['metrics.jsonl']
+    assert read_lines(tmp_path) == [epoch(1)]

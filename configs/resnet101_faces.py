@@ -1,0 +1,14 @@
+"""ResNet-101 on a folder of face images.
+
+Command: python train.py --config=configs/resnet101_faces.py --config.dataset.folder=DIR
+
+All else as in resnet18_faces.py.
+"""
+
+from configs import resnet18_faces
+
+
+def get_config():
+    config = resnet18_faces.get_config()
+    config.model.name = 'resnet101'
+    return config

@@ -1,0 +1,1 @@
+"""Ways to start several processes as one run."""

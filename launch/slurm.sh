@@ -1,0 +1,34 @@
+#!/bin/bash
+# Trains on several GPUs or nodes under SLURM, one process per GPU:
+#
+#   sbatch --nodes=4 launch/slurm.sh --config=configs/resnet18.py --workdir=/shared/runs/resnet18
+#
+# Needs: the workdir, the datasets and this repository (submit from its root) on a file system that all nodes
+# see, and the Python environment in $VENV (default .venv). Nodes must reach each other by TCP on any port.
+# Change --ntasks-per-node and --gpus-per-node together, and --cpus-per-task and --time to what the cluster has.
+# One process for all GPUs of a node: --ntasks-per-node=1, the rest as it is.
+#
+# Three minutes before the time limit SLURM sends SIGTERM; the run saves its step and ends with code 143, and
+# this script puts the job back into the queue, where it continues. A preempted job or a lost node comes back
+# in the same way, from the last checkpoint (--config.checkpoint.every_steps).
+#SBATCH --job-name=train
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=8
+#SBATCH --time=24:00:00
+#SBATCH --signal=TERM@180
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.log
+
+set -u
+cd "${SLURM_SUBMIT_DIR:?submit this script with sbatch}" || exit 1
+trap '' TERM # for the processes that srun starts, not for this script
+
+# train.py finds the other processes by the variables that srun sets. Once one fails, the others end.
+srun --kill-on-bad-exit=1 --wait=60 "${VENV:-.venv}/bin/python" train.py "$@"
+code=$?
+if [ "$code" -eq 143 ]; then
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"

@@ -1,0 +1,92 @@
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(*arguments, processes=2, **options):
+    command = [sys.executable, '-m', 'launch.local', f'--processes={processes}', *options.pop('before', ())]
+    return subprocess.Popen(
+        [*command, '--', *map(str, arguments)],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
+
+
+@pytest.fixture
+def program(tmp_path):
+    """Writes a program whose `index` is its number among the processes, and returns its path."""
+
+    def write(text):
+        path = tmp_path / 'program.py'
+        path.write_text(f'import os, signal, sys, time\nindex = int(sys.argv[-1].split("=")[1])\n{text}')
+        return path
+
+    return write
+
+
+def test_two_processes_compute_together_and_the_death_of_one_ends_the_other(tmp_path):
+    environ = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''}
+    process = start(
+        ROOT / 'tests/launch/together.py', tmp_path, before=('--devices_per_process=2',), env=environ
+    )
+    process.stdout.readline()
+    output, started = process.stdout.readline(), time.monotonic()
+    rest, errors = process.communicate(timeout=120)
+    assert 'all agree' in output + rest, errors
+    assert 'error: process 1 (' in errors
+    assert 'ended unexpectedly; run the same command again to continue' in errors
+    assert process.returncode == 137
+    assert time.monotonic() - started < 20  # s; a second or two on an idle machine
+
+
+def test_process_0_is_shown_and_the_errors_of_others_have_their_number(program):
+    process = start(program('print("out", index); print("err", index, file=sys.stderr)'))
+    output, errors = process.communicate(timeout=20)
+    assert output == 'out 0\n'
+    assert sorted(errors.splitlines()) == ['[1] err 1', 'err 0']
+    assert process.returncode == 0
+
+
+def test_the_exit_code_is_that_of_the_first_that_failed(program):
+    process = start(program('if index == 2: sys.exit(7)\ntime.sleep(1)\nsys.exit(1)'), processes=3)
+    process.communicate(timeout=20)
+    assert process.returncode == 7
+
+
+def test_a_signal_reaches_all(program):
+    heard = 'signal.signal(signal.SIGTERM, lambda *_: sys.exit(f"stopped {index}"))'
+    process = start(program(f'{heard}\nprint("ready", flush=True)\ntime.sleep(20)'))
+    process.stdout.readline()
+    time.sleep(0.5)  # until the other is there, too
+    process.send_signal(signal.SIGTERM)
+    errors = process.communicate(timeout=20)[1]
+    assert sorted(errors.splitlines()) == ['[1] stopped 1', 'stopped 0']
+
+
+@pytest.mark.parametrize('script', sorted((ROOT / 'launch').glob('*.sh')), ids=lambda path: path.name)
+def test_launch_scripts_are_sound(script):
+    checker = ['shellcheck'] if shutil.which('shellcheck') else ['bash', '-n']
+    checked = subprocess.run([*checker, script], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_jobset_is_consistent():
+    yaml = pytest.importorskip('yaml')
+    spec = yaml.safe_load((ROOT / 'launch/jobset.yaml').read_text())
+    name, (group,) = spec['metadata']['name'], spec['spec']['replicatedJobs']
+    job = group['template']['spec']
+    arguments = job['template']['spec']['containers'][0]['args']
+    assert (job['completionMode'], job['parallelism']) == ('Indexed', job['completions'])
+    assert f'--process_count={job["completions"]}' in arguments
+    assert f'--coordinator={name}-{group["name"]}-0-0.{name}:8476' in arguments

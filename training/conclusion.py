@@ -1,0 +1,108 @@
+"""What remains of a run at its end: results and plots."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jax_models.summary import parameter_count
+from training import plots
+from training.checkpoints import Checkpoints
+from training.evaluation import Evaluator, restore_variables
+from training.evaluation_metrics import summarize
+from training.experiment import Experiment, selection_split, versions
+from training.progress import Progress
+from training.schedules import applied_rates
+from training.verification import Verifier
+
+
+def conclude(
+    experiment: Experiment,
+    checkpoints: Checkpoints,
+    progress: Progress,
+    records: Sequence[dict],
+    workdir: Path,
+    *,
+    last_variables: Any,
+    verifier: Verifier | None,
+) -> tuple[dict, dict[str, Path]]:
+    """Evaluates the best checkpoint on test (without one on val) and the pairs, and draws in process 0.
+
+    Args:
+      records: the objects of metrics.jsonl.
+      last_variables: those of the last epoch, on the devices.
+      verifier: of the pairs, where the config names any.
+
+    Returns:
+      What results.json says, and {name: path} of the plots.
+    """
+    best_variables = _restore(experiment, checkpoints, 'best')
+    split = next((name for name in ('test', 'val') if name in experiment.loaders), None)
+    final = _evaluate(experiment, split, best_variables) if split else {}
+    best, last = records[progress.best_epoch - 1], records[-1]
+    results = {
+        **({f'test_{name}': final[name] for name in ('accuracy', 'loss')} if split == 'test' else {}),
+        **{name: value for name, value in best.items() if name.startswith('val_')},
+        'selected_on': best['selected_on'],
+        'best_epoch': best['epoch'],
+        'epochs': last['epoch'],
+        'stopped_early': progress.stopped,
+        **{f'last_{k}': v for k, v in last.items() if k.startswith(('train_', 'val_', 'test_'))},
+        'parameters': parameter_count(best_variables['params']),
+        'seed': experiment.config.seed,
+        'device': experiment.execution.name,
+        'precision': experiment.config.precision,
+        'train_seconds': progress.train_seconds,
+        'versions': versions(),
+    }
+    is_main = experiment.execution.is_main
+    drawn = _draw(experiment, progress, records, workdir) if is_main else {}
+    if split and is_main:
+        drawn['confusion_matrix'] = plots.confusion_matrix(
+            np.array(final['confusion_matrix']),
+            experiment.dataset.class_names,
+            workdir / 'plots' / 'confusion_matrix.png',
+            title=f'{workdir.name}, {plots.SPLITS[split][0]}',
+        )
+    if verifier is None:
+        return results, drawn
+    best_variables = _restore(experiment, checkpoints, 'best_verification')
+    of_pairs, drawn_pairs = verifier.conclude(
+        records,
+        {'last': last_variables, 'best': experiment.execution.replicate(best_variables)},
+        progress.best_verification_epoch,
+        workdir,
+        resamples=experiment.config.verification.resamples,
+    )
+    return results | of_pairs, drawn | drawn_pairs
+
+
+def _restore(experiment: Experiment, checkpoints: Checkpoints, name: str) -> Any:
+    return restore_variables(experiment, checkpoints, name, checkpoints.steps(name)[-1])
+
+
+def _evaluate(experiment: Experiment, split: str, variables: Any) -> dict:
+    execution, loader = experiment.execution, experiment.loaders[split]
+    run = execution.compile_predict(experiment.predict_step())
+    logits = Evaluator(experiment, loader).outputs(run, execution.replicate(variables))
+    return summarize(logits, loader.labels)
+
+
+def _draw(
+    experiment: Experiment, progress: Progress, records: Sequence[dict], workdir: Path
+) -> dict[str, Path]:
+    folder, title = workdir / 'plots', workdir.name
+    rates = applied_rates(experiment.config, experiment.steps, records)
+    time_axis = np.arange(len(rates)) / experiment.steps
+    selected_on = selection_split(experiment.config)
+    return {
+        'curves': plots.learning_curves(
+            records,
+            folder / 'curves.png',
+            title=title,
+            best_epoch=progress.best_epoch if selected_on else None,
+            selected_on=selected_on,
+        ),
+        'learning_rate': plots.learning_rate(time_axis, rates, folder / 'learning_rate.png', title=title),
+    }

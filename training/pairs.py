@@ -1,0 +1,189 @@
+"""Files of image pairs: the same person or not, as face verification asks."""
+
+import csv
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from input_pipeline import DataError, sources
+from input_pipeline.conversion import UnreadableImage, standardize
+from input_pipeline.decoding import UndecodableImage, decode
+from input_pipeline.progress import track
+from input_pipeline.sources import Split
+
+
+class Pairs(NamedTuple):
+    """What a pairs file says, in its order."""
+
+    path: Path
+    lines: list[int]  # of the file, from 1
+    names: list[tuple[str, str]]
+    labels: np.ndarray | None  # bool[pairs], true where both are of the same person
+    folds: np.ndarray | None  # str[pairs], the part of a cross-validation (LFW has ten) that a pair is in
+
+
+def read(path: Path) -> Pairs:
+    """Reads lines `image image [0 or 1 [fold]]`, or a .csv file of these columns below a header line.
+
+    Columns of other files are separated by tabs where the first line has one (so that names may have spaces),
+    else by spaces.
+
+    Raises:
+      DataError: naming the line, where the file is not there, not text, empty, or malformed.
+    """
+    try:
+        text = path.read_text(encoding='utf-8-sig')
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f'the pairs file {path} cannot be read: {error}') from error
+    lines, rows = [], []
+    for line, row in _rows(path, text):
+        width = len(rows[0]) if rows else len(row)
+        if not 2 <= len(row) <= 4 or len(row) != width or not all(row[:2]):
+            expected = 'image image [0 or 1 [fold]]' if len(row) == width else f'{width} columns, as above'
+            raise DataError(f'{path}, line {line}: expected {expected}; found {" ".join(row)!r}')
+        if width > 2 and row[2] not in ('0', '1'):
+            raise DataError(f'{path}, line {line}: the label must be 0 or 1; found {row[2]!r}')
+        lines.append(line)
+        rows.append(row)
+    if not rows:
+        raise DataError(f'the pairs file {path} holds no pairs: expected lines `image image [0 or 1]`')
+    columns = list(zip(*rows, strict=True))
+    return Pairs(
+        path,
+        lines,
+        list(zip(columns[0], columns[1], strict=True)),
+        np.array(columns[2]) == '1' if len(columns) > 2 else None,
+        np.array(columns[3]) if len(columns) > 3 else None,
+    )
+
+
+def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    """Yields the number and the columns of each line that is not blank."""
+    if path.suffix.lower() == '.csv':
+        reader = csv.reader(io.StringIO(text))
+        header = next(reader, [])
+        if header[2:3] in (['0'], ['1']) or Path(''.join(header[:1])).suffix:
+            raise DataError(f'{path}, line 1: a .csv file begins with a header, such as image1,image2,label')
+        rows = ((reader.line_num, row) for row in reader)
+    else:
+        separator = '\t' if '\t' in text.partition('\n')[0] else None
+        rows = ((number, line.split(separator)) for number, line in enumerate(text.splitlines(), start=1))
+    for number, row in rows:
+        if any(columns := [column.strip() for column in row]):
+            yield number, columns
+
+
+class PairedImages(NamedTuple):
+    """Pairs and the images they name."""
+
+    split: Split
+    used: np.ndarray  # int[k], which images of the split the pairs name, each once
+    rows: np.ndarray  # int[pairs, 2] into `used`
+    labels: np.ndarray | None  # as in Pairs
+    folds: np.ndarray | None
+
+    def images(self, chosen: np.ndarray) -> np.ndarray:
+        """Returns both images of the pairs `chosen` int[n]: uint8[n, 2, height, width, channels]."""
+        rows = self.used[self.rows[chosen]]
+        images = self.split.images[rows.ravel()]
+        return images.reshape(*rows.shape, *images.shape[1:])
+
+
+def find_file(name: str, folder: str) -> Path:
+    """Returns the path of a pairs file, which may be relative to the folder of images."""
+    path = Path(name).expanduser()
+    inside = Path(folder).expanduser() / path
+    return inside if folder and not path.exists() and inside.exists() else path
+
+
+def read_labelled(config: ConfigDict) -> Pairs:
+    """Returns the pairs of `config.verification`. Raises DataError unless they have labels of both kinds."""
+    found = read(find_file(config.verification.pairs, config.dataset.folder))
+    if found.labels is None:
+        raise DataError(
+            f'config.verification.pairs={found.path}: these pairs have no labels 0 or 1 to compare with; '
+            'evaluate.py --pairs=… --scores=… writes their similarities.'
+        )
+    check_labels(found)
+    return found
+
+
+def check_labels(pairs: Pairs) -> None:
+    """Raises DataError unless there are genuine pairs and impostors, and no fold holds all of them."""
+    if pairs.labels.all() or not pairs.labels.any():
+        kind = 'genuine (1)' if pairs.labels.any() else 'impostors (0)'
+        raise DataError(f'{pairs.path}: all {len(pairs.labels):,} pairs are {kind}; a ROC curve needs both.')
+    if pairs.folds is not None and len(np.unique(pairs.folds)) == 1:
+        raise DataError(
+            f'{pairs.path}: all pairs are in fold {pairs.folds[0]}; the threshold of a fold is chosen on the '
+            'others.'
+        )
+
+
+def load_images(pairs: Pairs, config: ConfigDict, name: str, dataset: sources.Dataset) -> PairedImages:
+    """Returns the pairs with the images of the split `name` of `config` (config.dataset).
+
+    Raises:
+      DataError: there is no such split, its images have another shape than those of `dataset`, or a pair
+        names an image that is not there.
+    """
+    splits = dataset.splits if name in dataset.splits else sources.load(config, (name,)).splits
+    split = splits[name]
+    if split.images.shape[1:] != dataset.image_shape:
+        theirs, ours = (
+            ' x '.join(map(str, shape)) for shape in (split.images.shape[1:], dataset.image_shape)
+        )
+        raise DataError(
+            f'the images of {name} have {theirs} pixels, those to train on {ours}: make them alike, or let '
+            '--config.dataset.image_size do so.'
+        )
+    return pair_images(pairs, split, name)
+
+
+def read_images(pairs: Pairs, folder: Path, image_shape: tuple[int, int, int]) -> PairedImages:
+    """Returns the pairs with images that lie in `folder`, of any size, made like those of a prepared folder.
+
+    Raises:
+      DataError: an image is not there (with its line in the pairs file) or unreadable.
+    """
+    names = sorted({name for both in pairs.names for name in both if (folder / name).is_file()})
+    split = Split(np.empty((len(names), *image_shape), np.uint8), np.full(len(names), -1), np.array(names))
+    paired = pair_images(pairs, split, str(folder))  # before reading: is every image there?
+    for image, name in zip(
+        split.images,
+        track(names, len(names), f'Reading {folder}', sys.stderr.isatty(), size=lambda _: 1),
+        strict=True,
+    ):
+        try:
+            content, _ = standardize((folder / name).read_bytes())
+            image[:] = decode([content], image_shape, resize=True)[0]
+        except (OSError, UnreadableImage, UndecodableImage) as error:
+            raise DataError(f'{folder / name} cannot be read: {error}') from error
+    return paired
+
+
+def pair_images(pairs: Pairs, split: Split, folder: str) -> PairedImages:
+    """Finds the images that the pairs name.
+
+    Names and ids are compared without the `folder` (such as ver_data) that either may begin with.
+
+    Raises:
+      DataError: naming the first line whose image is not there.
+    """
+    prefix = f'{folder}/'
+    positions = {str(name).removeprefix(prefix): position for position, name in enumerate(split.ids)}
+    rows = np.array([[positions.get(name.removeprefix(prefix), -1) for name in both] for both in pairs.names])
+    if (rows < 0).any():
+        pair, side = np.argwhere(rows < 0)[0]
+        missing = len(set(np.array(pairs.names)[rows < 0]))
+        raise DataError(
+            f'{pairs.path}, line {pairs.lines[pair]}: there is no image {pairs.names[pair][side]!r} among '
+            f'the {len(split.ids):,} of {folder} ({missing:,} of the images named are missing)'
+        )
+    used, rows = np.unique(rows, return_inverse=True)
+    return PairedImages(split, used, rows.reshape(-1, 2), pairs.labels, pairs.folds)
