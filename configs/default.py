@@ -36,6 +36,12 @@ def get_config() -> ConfigDict:
     dataset.cache_dir = (
         ''  # decoded pixels; '' is $XDG_CACHE_HOME/jax-classifiers or ~/.cache/jax-classifiers
     )
+    # resident: whole splits, decoded, on the devices; streaming: batches read and decoded ahead of their use,
+    # for what does not fit; auto: resident up to 40 % of the devices' free memory. Batches are the same.
+    dataset.loader = 'auto'
+    # Processes that decode streamed training batches; 0: threads of the main process; -1: a process for each
+    # core (at most 16), or threads where there are no more than two cores.
+    dataset.workers = -1
     dataset.train_split = 'train'
     dataset.validation_split = (
         ''  # what to choose the best checkpoint on; '': a part of train, see validation

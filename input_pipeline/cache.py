@@ -1,5 +1,7 @@
 """Decoded images on disk: one memory-mapped uint8 array per split, its labels and ids beside it.
 
+(Of a split that stays encoded, the labels and ids alone: `write_index`.)
+
 A split is two files: `<split>.npy` with the images and `<split>.npz` with everything small, including the
 fingerprint of the source and a checksum of the images. Both are written under other names and moved into
 place, the .npz last, so a reader, or a second process that builds the same, never sees half of one.
@@ -86,6 +88,35 @@ def write(
         for path in temporary:
             with contextlib.suppress(OSError):  # moved into place, or never made
                 path.unlink()
+
+
+def read_index(folder: Path, split: str, fingerprint: str) -> dict[str, np.ndarray] | None:
+    """Returns the labels int32[n] and ids that `write_index` stored; None if absent, stale or damaged."""
+    try:
+        with np.load(index_path(folder, split), allow_pickle=False) as stored:
+            index = dict(stored)
+        return index if str(index.pop('fingerprint')) == fingerprint else None
+    except Exception:  # as in `read`
+        return None
+
+
+def write_index(folder: Path, split: str, fingerprint: str, labels: np.ndarray, ids: list[str]) -> None:
+    """Stores what a split that stays encoded needs beside its records; where it cannot, it stores nothing."""
+    path = index_path(folder, split)
+    temporary = path.with_name(f'{path.name}.{uuid.uuid4().hex}.tmp')
+    with contextlib.suppress(OSError):  # then the next run reads the records again
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(temporary, 'wb') as file:
+                np.savez(file, labels=labels, ids=np.array(ids), fingerprint=fingerprint)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def index_path(folder: Path, split: str) -> Path:
+    """The file of `write_index`."""
+    return folder / f'{split}.index.npz'
 
 
 def _checksum(images: np.ndarray) -> int:

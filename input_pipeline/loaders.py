@@ -10,6 +10,8 @@ class Resident:
 
     Attributes:
       arrays: `image` uint8[n, height, width, channels] and `label` int32[n], to be put on the devices.
+      labels: int32[n].
+      ids: str[n].
       size: number of examples.
     """
 
@@ -20,8 +22,13 @@ class Resident:
             'image': np.ascontiguousarray(split.images[chosen]),
             'label': np.ascontiguousarray(split.labels[chosen]),
         }
+        self.labels = self.arrays['label']
         self.ids = split.ids[chosen]
         self.size = len(self.ids)
+
+    def take(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the examples at `indices` int[k]: `image` uint8[k, …] and `label` int32[k]."""
+        return {name: array[indices] for name, array in self.arrays.items()}
 
 
 def steps_per_epoch(size: int, batch_size: int, *, drop_last: bool) -> int:

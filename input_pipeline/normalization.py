@@ -2,12 +2,17 @@
 
 import contextlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 
 from input_pipeline import DataError
+from input_pipeline.encoded import EncodedImages
+from input_pipeline.progress import track
 from input_pipeline.sources import Dataset
+
+_CHUNK = 4096  # images
 
 # Mean and std per channel of the training images on the scale 0 to 1, as PyTorch projects use them (the
 # std of cifar10 there is the mean of each image's own; over all pixels it is .247, .243, .262).
@@ -45,13 +50,13 @@ def constants(
     return np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
 
-def _stored_constants(images: np.ndarray) -> tuple[list[float], list[float]]:
+def _stored_constants(images: np.ndarray | EncodedImages) -> tuple[list[float], list[float]]:
     """Computes them, or reads what an earlier run stored for the same file of images."""
-    if not isinstance(images, np.memmap):
+    if not isinstance(images, np.memmap | EncodedImages):
         return _channel_constants(images)
     source = Path(images.filename)
     stored = source.with_suffix('.constants.json')
-    state = source.stat().st_mtime_ns
+    state = source.stat().st_mtime_ns if source.exists() else None
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # absent or damaged: compute
         content = json.loads(stored.read_text())
         if content['images'] == state:
@@ -62,13 +67,16 @@ def _stored_constants(images: np.ndarray) -> tuple[list[float], list[float]]:
     return mean, std
 
 
-def _channel_constants(images: np.ndarray, chunk: int = 4096) -> tuple[list[float], list[float]]:
+def _channel_constants(images: np.ndarray | EncodedImages) -> tuple[list[float], list[float]]:
     """Mean and std of each channel over uint8[n, height, width, channels], from exact integer sums."""
     values = np.arange(256, dtype=np.int64)
     means, stds = [], []
     histograms = np.zeros((images.shape[-1], 256), np.int64)
-    for start in range(0, len(images), chunk):
-        block = images[start : start + chunk]
+    blocks = (images[start : start + _CHUNK] for start in range(0, len(images), _CHUNK))
+    if isinstance(images, EncodedImages):
+        title = f'Computing the mean and deviation of {len(images):,} images (only this once)'
+        blocks = track(blocks, len(images), title, sys.stderr.isatty())
+    for block in blocks:
         for channel, histogram in enumerate(histograms):
             histogram += np.bincount(block[..., channel].ravel(), minlength=256)
     for histogram in histograms:

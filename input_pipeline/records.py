@@ -102,6 +102,8 @@ class Records:
     Attributes:
         shape: (height, width, channels) of every image once decoded.
         class_names: one per class.
+        shards: files, and how many records each holds.
+        resize: whether images are resized to that shape.
 
     Raises:
         DataError: on features that are not those of image classification, and on missing, truncated or
@@ -135,9 +137,9 @@ class Records:
         self.class_names = tuple(label.names)
         self._has_ids = isinstance(features.get('id'), tfds.features.Text)
         split_info = info.splits[split]
-        self._shards = list(zip(map(Path, split_info.filepaths), split_info.shard_lengths, strict=True))
+        self.shards = list(zip(map(Path, split_info.filepaths), split_info.shard_lengths, strict=True))
         self._check_shards()
-        self._resize = bool(image_size)
+        self.resize = bool(image_size)
         self._as_first = None in image.shape and not image_size  # then all must have the size of the first
         if image_size:
             self.shape = image_size, image_size, channels
@@ -145,14 +147,14 @@ class Records:
             self.shape = (*self._first_size(), channels) if self._as_first else tuple(image.shape)
 
     def __len__(self) -> int:
-        return sum(length for _, length in self._shards)
+        return sum(length for _, length in self.shards)
 
     def encoded(self) -> Iterator[tuple[list[bytes], np.ndarray, list[str]]]:
         """Yields, a thousand at a time: encoded images, labels int32[k] and ids."""
         from tensorflow_datasets.proto import tf_example_pb2
 
         read = 0
-        for path, length in self._shards:
+        for path, length in self.shards:
             reader = self._open(path)
             for start in range(0, length, _CHUNK):
                 try:
@@ -182,7 +184,7 @@ class Records:
         """Yields, a thousand at a time: images uint8[k, height, width, channels], labels int32[k] and ids."""
         done = 0
         try:
-            for chunk in decoding.decode_all(self.encoded(), self.shape, processes, resize=self._resize):
+            for chunk in decoding.decode_all(self.encoded(), self.shape, processes, resize=self.resize):
                 yield chunk
                 done += len(chunk[0])
         except decoding.UndecodableImage as error:
@@ -199,10 +201,10 @@ class Records:
 
     def _check_shards(self) -> None:
         """Reads the first and the last record of each shard: a truncated file fails there."""
-        missing = [path.name for path, _ in self._shards if not path.exists()]
+        missing = [path.name for path, _ in self.shards if not path.exists()]
         if missing:
-            raise self._damaged(f'of {len(self._shards)} files these are missing: {", ".join(missing)}')
-        for path, length in self._shards:
+            raise self._damaged(f'of {len(self.shards)} files these are missing: {", ".join(missing)}')
+        for path, length in self.shards:
             reader = self._open(path)
             if reader.num_records() != length:
                 raise self._damaged(

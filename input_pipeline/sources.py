@@ -13,25 +13,34 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline import DataError, cache, decoding, prepare, records
+from input_pipeline.encoded import EncodedImages
 from input_pipeline.progress import track
+
+RESIDENT_SHARE = 0.4  # of the free memory of the devices
 
 
 class Split(NamedTuple):
     """One split, in an order that never changes."""
 
-    images: np.ndarray  # uint8[n, height, width, channels]; a read-only np.memmap if cached on disk
+    # uint8[n, height, width, channels]; a read-only np.memmap if cached on disk, EncodedImages if not decoded
+    images: np.ndarray | EncodedImages
     labels: np.ndarray  # int32[n]; -1 where an image has none
     ids: np.ndarray  # str[n]: the dataset's own where it has any, else '<split>-<index>'
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset, of which the splits asked for are loaded."""
+    """A dataset, of which the splits asked for are loaded.
+
+    `loader` is resident (its images are decoded) or streaming (they are not), `reason` why.
+    """
 
     name: str
     version: str
     class_names: tuple[str, ...]
     splits: Mapping[str, Split]
+    loader: str = 'resident'
+    reason: str = ''
 
     @property
     def num_classes(self) -> int:
@@ -48,28 +57,59 @@ def load(
     splits: Sequence[str] = ('train', 'test'),
     *,
     progress: bool | None = None,
+    memory: float | None = None,
     check: Callable[[tuple[int, int, int], int], None] = lambda image_shape, num_classes: None,
 ) -> Dataset:
     """Loads splits of `config.dataset`; the first time it prepares the dataset and decodes its images.
 
     Args:
-        dataset_config: reads name, data_dir, manual_dir, cache_dir, folder, bad_images and image_size.
+        dataset_config: reads name, data_dir, manual_dir, cache_dir, folder, bad_images, image_size and, given
+            `memory`, loader.
         splits: which ones; names as the dataset has them.
         progress: show a progress bar (True) or one plain line (False) on stderr while something takes long;
             None: a bar if stderr is a terminal.
+        memory: free bytes on all devices, by which `choose_loader` decides whether the images are decoded;
+            None: they are in any case.
         check: called once with the shape of an image and the number of classes, before anything is
             decoded; raises where they do not suit.
 
     Raises:
-        DataError: on anything that is not there, not readable or not writable.
+        DataError: on anything that is not there, not readable, not writable, or too large for memory.
     """
     progress = sys.stderr.isatty() if progress is None else progress
-    on_disk = dataset_config.folder or dataset_config.name != 'digits'
-    load_source = _tfds if on_disk else _digits
-    return load_source(dataset_config, splits, progress, check)
+    if dataset_config.folder or dataset_config.name != 'digits':
+        return _tfds(dataset_config, splits, progress, memory, check)
+    if memory is not None and dataset_config.loader == 'streaming':
+        raise DataError('config.dataset.loader=streaming: not for digits, which lie in memory; use resident.')
+    return _digits(dataset_config, splits, check)
 
 
-def _digits(dataset_config: ConfigDict, splits: Sequence[str], progress: bool, check: Callable) -> Dataset:
+def choose_loader(loader: str, needed: int, free: float) -> tuple[str, str]:
+    """Returns resident or streaming, and why.
+
+    Args:
+        loader: config.dataset.loader.
+        needed: bytes of all splits once decoded.
+        free: bytes on all devices together, among which large splits are divided. Auto takes at most 40 % of
+            them: the model needs the rest.
+
+    Raises:
+        DataError: where resident splits cannot fit.
+    """
+    sizes = f'{needed / 1e9:,.2f} GB decoded, {free / 1e9:,.1f} GB free'
+    if loader == 'resident' and needed > free:
+        raise DataError(
+            f'config.dataset.loader=resident: the images do not fit in memory ({sizes}). Use auto or '
+            'streaming.'
+        )
+    if loader != 'auto':
+        return loader, f'as config.dataset.loader says ({sizes})'
+    fits = needed <= RESIDENT_SHARE * free
+    relation = 'at most' if fits else 'more than'
+    return 'resident' if fits else 'streaming', f'{sizes}: {relation} {RESIDENT_SHARE:.0%}'
+
+
+def _digits(dataset_config: ConfigDict, splits: Sequence[str], check: Callable) -> Dataset:
     """The 1,797 handwritten digits of scikit-learn, 8x8 grey; a fixed fifth of each class is `test`."""
     records.check_splits('digits', splits, ('train', 'test'))
     if dataset_config.image_size not in (0, 8):
@@ -90,7 +130,9 @@ def _digits(dataset_config: ConfigDict, splits: Sequence[str], progress: bool, c
     return Dataset('digits', '1.0.0', names, {split: loaded[split] for split in splits})
 
 
-def _tfds(dataset_config: ConfigDict, splits: Sequence[str], progress: bool, check: Callable) -> Dataset:
+def _tfds(
+    dataset_config: ConfigDict, splits: Sequence[str], progress: bool, memory: float | None, check: Callable
+) -> Dataset:
     prepared = prepare.find_or_prepare(dataset_config, splits, progress)
     name = prepared.name  # without any :version
     image_size = dataset_config.image_size
@@ -98,22 +140,55 @@ def _tfds(dataset_config: ConfigDict, splits: Sequence[str], progress: bool, che
     location = hashlib.sha256(str(prepared.folder.resolve()).encode()).hexdigest()[:8]
     size = f'-{image_size}px' if image_size else ''
     folder = _cache_dir(dataset_config.cache_dir) / name / f'{prepared.version}-{location}{size}'
-    loaded, class_names = {}, ()
+    cached = {split: cache.read(folder, split, prepared.fingerprint) for split in splits}
+    opened = {
+        split: records.Records(prepared, split, image_size) for split in splits if cached[split] is None
+    }
+    if opened:
+        first = next(iter(opened.values()))
+        image_shape, class_names = first.shape, first.class_names
+    else:
+        entries = cached[splits[0]]
+        image_shape, class_names = entries['images'].shape[1:], tuple(map(str, entries['class_names']))
+    check(image_shape, len(class_names))
+
+    loader, reason = 'resident', ''
+    if memory is not None:
+        sizes = (len(opened[split] if split in opened else cached[split]['labels']) for split in splits)
+        needed = sum(sizes) * int(np.prod(image_shape))
+        loader, reason = choose_loader(dataset_config.loader, needed, memory)
+    loaded = {}
     for split in splits:
-        entries = cache.read(folder, split, prepared.fingerprint)
-        if entries is None:
-            source = records.Records(prepared, split, image_size)
-            if not loaded:
-                check(source.shape, len(source.class_names))
-            _fill_cache(folder, source, prepared, progress)
+        if loader == 'streaming':
+            source = opened.get(split) or records.Records(prepared, split, image_size)
+            loaded[split] = _encoded(folder, source, prepared, progress)
+            continue
+        if (entries := cached[split]) is None:
+            _fill_cache(folder, opened[split], prepared, progress)
             entries = cache.read(folder, split, prepared.fingerprint)
             if entries is None:
                 raise DataError(f'What was just written to {folder} reads back damaged: check that disk.')
-        elif not loaded:
-            check(entries['images'].shape[1:], len(entries['class_names']))
-        class_names = tuple(str(name) for name in entries['class_names'])
         loaded[split] = Split(entries['images'], entries['labels'], entries['ids'])
-    return Dataset(name, prepared.version, class_names, loaded)
+    return Dataset(name, prepared.version, class_names, loaded, loader, reason)
+
+
+def _encoded(folder: Path, source: records.Records, prepared: records.Prepared, progress: bool) -> Split:
+    """Returns a split whose images are not decoded; reads through its records once for labels and ids."""
+    split = source.split
+    index = cache.read_index(folder, split, prepared.fingerprint)
+    if index is None:
+        title = f'Reading the labels of {split} of {prepared.name}, {len(source):,} records (only this once)'
+        labels, ids = [], []
+        for _, chunk_labels, chunk_ids in track(
+            source.encoded(), len(source), title, progress, size=lambda chunk: len(chunk[1])
+        ):
+            labels.append(chunk_labels)
+            ids.extend(chunk_ids)
+        index = {'labels': np.concatenate(labels), 'ids': np.array(ids)}
+        cache.write_index(folder, split, prepared.fingerprint, **index)
+    filename = cache.index_path(folder, split)
+    images = EncodedImages(source.shards, source.shape, filename, resize=source.resize)
+    return Split(images, index['labels'], index['ids'])
 
 
 def _cache_dir(cache_dir: str) -> Path:

@@ -97,7 +97,7 @@ def assert_same_run():
         return ocp.StandardCheckpointer().restore(step / 'arrays')
 
     def without_times(values):
-        return {k: v for k, v in values.items() if 'seconds' not in k and k != 'images_per_second'}
+        return {k: v for k, v in values.items() if 'second' not in k and k != 'data_wait'}
 
     def compare(one, other, names=('last', 'best')):
         lines = [(workdir / 'metrics.jsonl').read_text().splitlines() for workdir in (one, other)]

@@ -1,10 +1,8 @@
 """Finds a batch size by trying: doubles it until the device is full or gains nothing more."""
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.table import Table
 
+from input_pipeline.loaders import Resident
 from training import ConfigError
 from training import config as configuration
 from training.console import Console
@@ -97,11 +96,15 @@ def _try(experiment: Experiment, batch_size: int) -> Trial:
     values = hyperparameters(experiment.config, 1, 0, Plateau())
     rates = {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
     state = execution.replicate(experiment.create_state())
-    data = execution.replicate(experiment.loaders['train'].arrays)
+    loader = experiment.loaders['train']
+    if isinstance(loader, Resident):
+        data = execution.replicate(loader.arrays)
+    else:
+        data = execution.place_batch(loader.take(np.arange(batch_size)))
     step = execution.compile_train(experiment.train_step()).lower(state, data, order, rates, 0, 1).compile()
     plan = step.memory_analysis()
     needed = plan.argument_size_in_bytes + plan.temp_size_in_bytes
-    if execution.devices[0].platform == 'cpu' and needed > _available_bytes():
+    if execution.devices[0].platform == 'cpu' and needed > execution.free_bytes():
         raise MemoryError
 
     def run() -> float:
@@ -120,14 +123,6 @@ def _try(experiment: Experiment, batch_size: int) -> Trial:
 
 def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error)
-
-
-def _available_bytes() -> float:
-    try:
-        lines = Path('/proc/meminfo').read_text().splitlines()
-    except OSError:
-        return math.inf  # not Linux
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith('MemAvailable'))
 
 
 def _table(trials: Sequence[Trial], chosen: int, device: str) -> Table:

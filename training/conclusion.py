@@ -86,7 +86,7 @@ def _evaluate(experiment: Experiment, split: str, variables: Any) -> dict:
     execution, loader = experiment.execution, experiment.loaders[split]
     run = execution.compile_predict(experiment.predict_step())
     logits = Evaluator(experiment, loader).outputs(run, execution.replicate(variables))
-    return summarize(logits, loader.arrays['label'])
+    return summarize(logits, loader.labels)
 
 
 def _draw(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+DATA_WAIT = 0.1  # share of an epoch above which waiting for images is worth a warning
 PLAIN_SECONDS = 30  # between lines within an epoch where there is no bar
 
 
@@ -16,6 +17,7 @@ class Console:
         self._rich = RichConsole(highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
         self._next_line = 0.0
+        self._warned_of_waiting = False
 
     def print(self, message='') -> None:
         """Prints text or anything that rich can draw."""
@@ -62,6 +64,12 @@ class Console:
             parts.append(f'pairs EER {eer:5.2f} % accuracy {accuracy:5.2f} %')
         parts.append(f'lr {record["learning_rate"]:.2g}')
         parts.append(f'{record["seconds"]:.1f} s  {record["images_per_second"]:,.0f} img/s')
+        if record.get('data_wait', 0) > DATA_WAIT and not self._warned_of_waiting:
+            self._warned_of_waiting = True
+            self.print(
+                f'warning: {record["data_wait"]:.0%} of the time the device waited for images; more '
+                '--config.dataset.workers may help, where there are cores for them'
+            )
         if best:
             parts.append(f'* best on {record["selected_on"]}')
         self.print('  '.join(parts))

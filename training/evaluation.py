@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +13,36 @@ from scipy.special import softmax
 
 from input_pipeline import DataError, sources
 from input_pipeline.loaders import Resident, evaluation_order
+from input_pipeline.streaming import Streaming
 from training import CheckpointError, plots
 from training.checkpoints import KEPT, Checkpoints
 from training.evaluation_metrics import summarize
-from training.experiment import Experiment, check_labelled, create_experiment, resolve
+from training.experiment import Experiment, check_labelled, create_experiment, create_loader, resolve
+from training.feeds import StreamingFeed
 from training.parallel import SUMS
 from training.processes import in_turn
 from training.tracking import write_json
 
 
 class Evaluator:
-    """Evaluates variables on a split that lies on the devices."""
+    """Evaluates variables on a split."""
 
-    def __init__(self, experiment: Experiment, loader: Resident):
+    def __init__(self, experiment: Experiment, loader: Resident | Streaming):
         self._execution = experiment.execution
         self._loader = loader
-        rows = evaluation_order(loader.size, experiment.config.batch_size)
+        self._batch_size = experiment.config.batch_size
+        rows = evaluation_order(loader.size, self._batch_size)
         self._rows = len(rows)
         self._order = self._execution.place_order(rows)
-        self._data = self._execution.place_data(loader.arrays)
+        self._resident = isinstance(loader, Resident)
+        self._data = self._execution.place_data(loader.arrays) if self._resident else None
 
     def metrics(self, run: Callable, variables: Any) -> dict[str, float]:
         """Returns mean loss (nats) and accuracy, by `run` of compile_evaluate."""
-        stride = self._rows if self._execution.many_steps else 1
+        stride = self._rows if self._execution.many_steps and self._resident else 1
         parts = [
-            self._execution.fetch(run(variables, self._data, self._order, start, start + stride))
-            for start in range(0, self._rows, stride)
+            self._execution.fetch(run(variables, data, self._order, start, start + stride))
+            for start, data in self._feed(stride)
         ]
         totals = {name: sum(float(part[name].sum(dtype=np.float64)) for part in parts) for name in SUMS}
         return {
@@ -49,8 +53,20 @@ class Evaluator:
     def outputs(self, run: Callable, variables: Any) -> np.ndarray:
         """Returns logits or features, float32[n, d] in the split's order, by `run` of compile_predict."""
         fetch = self._execution.fetch
-        rows = [fetch(run(variables, self._data, self._order, row)) for row in range(self._rows)]
+        rows = [fetch(run(variables, data, self._order, row)) for row, data in self._feed(1)]
         return np.concatenate(rows)[: self._loader.size]
+
+    def _feed(self, stride: int) -> Iterator[tuple[int, Any]]:
+        """Yields every `stride`-th row of the order and what its images are gathered from."""
+        if self._resident:
+            yield from ((row, self._data) for row in range(0, self._rows, stride))
+            return
+        batches = self._loader.evaluation_batches(self._batch_size, part=self._execution.part)
+        feed = StreamingFeed(self._execution, batches)
+        try:
+            yield from ((row, feed.take(None)) for row in range(self._rows))
+        finally:
+            feed.close()
 
 
 def evaluate(
@@ -90,7 +106,7 @@ def evaluate(
     loader = find_loader(experiment, dataset, split)
     run = experiment.execution.compile_predict(experiment.predict_step())
     logits = Evaluator(experiment, loader).outputs(run, variables)
-    labels = loader.arrays['label']
+    labels = loader.labels
     result = {
         'checkpoint': checkpoint,
         'step': step,
@@ -171,7 +187,9 @@ def _default_split(config: ConfigDict) -> str:
     return 'test' if config.test_split else 'val'
 
 
-def find_loader(experiment: Experiment, dataset: str, split: str, *, labelled: bool = True) -> Resident:
+def find_loader(
+    experiment: Experiment, dataset: str, split: str, *, labelled: bool = True
+) -> Resident | Streaming:
     """Returns a split of the run's dataset or of another one. Raises DataError where it does not fit."""
     config = experiment.config.dataset
     if dataset == config.name and split in experiment.loaders:
@@ -180,7 +198,8 @@ def find_loader(experiment: Experiment, dataset: str, split: str, *, labelled: b
         raise DataError(f'{dataset} has no split val: this run held nothing out of it.')
     folder = config.folder if dataset == config.name else ''
     there = ConfigDict({**config.to_dict(), 'name': dataset, 'folder': folder})
-    other = in_turn(lambda: sources.load(there, (split,)))
+    memory = experiment.execution.free_bytes()
+    other = in_turn(lambda: sources.load(there, (split,), memory=memory))
     if labelled:
         check_labelled(other, split)
     if other.class_names != experiment.dataset.class_names:
@@ -194,7 +213,7 @@ def find_loader(experiment: Experiment, dataset: str, split: str, *, labelled: b
             f'{dataset} has images of {other.image_shape[2]} channels, {config.name} of '
             f'{experiment.dataset.image_shape[2]}.'
         )
-    return Resident(other.splits[split])
+    return create_loader(config, other.splits[split])
 
 
 def _write_predictions(path: Path, ids: np.ndarray, labels: np.ndarray, logits: np.ndarray) -> None:

@@ -15,8 +15,10 @@ import optax
 from ml_collections import ConfigDict
 
 from input_pipeline import DataError, augment, normalization, prepare, sources
+from input_pipeline.encoded import EncodedImages
 from input_pipeline.loaders import Resident, steps_per_epoch, training_order
 from input_pipeline.splits import carve_validation
+from input_pipeline.streaming import Streaming
 from jax_models import create_model, summary
 from training import ConfigError, pairs
 from training.loss_scale import create_loss_scale
@@ -32,7 +34,8 @@ PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-da
 def resolve(config: ConfigDict, devices: Sequence[jax.Device]) -> ConfigDict:
     """Returns a copy of a checked config in which no value is `auto`, which depends on the devices.
 
-    The name of the dataset is then also the one that a folder is prepared as.
+    But for dataset.loader, which depends on the size of the images too. The name of the dataset is then also
+    the one that a folder is prepared as.
     """
     config = config.copy_and_resolve_references()
     if config.dataset.folder:
@@ -80,7 +83,7 @@ class Experiment:
 
     config: ConfigDict
     dataset: sources.Dataset
-    loaders: dict[str, Resident]
+    loaders: dict[str, Resident | Streaming]
     normalize: Callable[[jax.Array], jax.Array]
     augment: augment.Augment
     augment_normalized: augment.Augment
@@ -151,8 +154,8 @@ def create_experiment(
     _check_batch(config, execution.device_count)
     if dataset is None:
         check = functools.partial(_check_model, config.model)
-        names = _split_names(config.dataset)
-        dataset = in_turn(lambda: sources.load(config.dataset, names, check=check))
+        memory, names = execution.free_bytes(), _split_names(config.dataset)
+        dataset = in_turn(lambda: sources.load(config.dataset, names, memory=memory, check=check))
     loaders = _create_loaders(config.dataset, dataset)
     paired = None
     if labelled is not None:
@@ -184,20 +187,30 @@ def create_experiment(
     )
 
 
-def _create_loaders(config: ConfigDict, dataset: sources.Dataset) -> dict[str, Resident]:
+def create_loader(
+    config: ConfigDict, split: sources.Split, indices: np.ndarray | None = None
+) -> Resident | Streaming:
+    """Returns the loader of the examples at `indices` int[n] (all of them by default)."""
+    if isinstance(split.images, EncodedImages):
+        return Streaming(split, indices, workers=config.workers)
+    return Resident(split, indices)
+
+
+def _create_loaders(config: ConfigDict, dataset: sources.Dataset) -> dict[str, Resident | Streaming]:
     splits = dataset.splits
     for name in _split_names(config):
         check_labelled(dataset, name)
     train, loaders = splits[config.train_split], {}
     if config.validation:
         train_rows, val_rows = carve_validation(train.labels, config.validation, config.validation_seed)
-        loaders |= {'train': Resident(train, train_rows), 'val': Resident(train, val_rows)}
+        loaders['train'] = create_loader(config, train, train_rows)
+        loaders['val'] = create_loader(config, train, val_rows)
     else:
-        loaders['train'] = Resident(train)
+        loaders['train'] = create_loader(config, train)
         if config.validation_split:
-            loaders['val'] = Resident(splits[config.validation_split])
+            loaders['val'] = create_loader(config, splits[config.validation_split])
     if config.test_split:
-        loaders['test'] = Resident(splits[config.test_split])
+        loaders['test'] = create_loader(config, splits[config.test_split])
     return loaders
 
 
@@ -290,8 +303,7 @@ def augmented_images(experiment: Experiment, count: int) -> tuple[np.ndarray, li
     """
     seed, loader = experiment.config.seed, experiment.loaders['train']
     rows = training_order(loader.size, seed=seed, epoch=0)[:count]
-    batch = {name: values[rows] for name, values in loader.arrays.items()}
-    batch['position'] = np.arange(len(rows))
+    batch = {**loader.take(rows), 'position': np.arange(len(rows))}
 
     @jax.jit
     def first_step(batch):

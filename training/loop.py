@@ -1,5 +1,6 @@
 """The course of a run: epochs, evaluation, the best checkpoint, and what remains of it all."""
 
+import contextlib
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,7 @@ from training.conclusion import conclude
 from training.console import Console
 from training.evaluation import Evaluator
 from training.experiment import Experiment, selection_split, versions
+from training.feeds import create_training_feed
 from training.interruption import Interrupted, Interruption
 from training.loss_scale import all_finite
 from training.metric_names import higher_is_better
@@ -46,7 +48,9 @@ class Training:
         self._verifier: Verifier | None = None  # where the config names pairs
         self._unsaved = {}  # variables of the best epochs that are not yet on disk
         self._pace = 0.0  # seconds a step took lately; 0: not known
-        self._chunk = (self.config.steps_per_dispatch or 1) if self.execution.many_steps else 1
+        self._streaming = experiment.dataset.loader == 'streaming'
+        self._many_steps = self.execution.many_steps and not self._streaming
+        self._chunk = (self.config.steps_per_dispatch or 1) if self._many_steps else 1
         self._run_train = self.execution.compile_train(experiment.train_step())
         self._run_evaluate = self.execution.compile_evaluate(experiment.predict_step())
 
@@ -73,7 +77,6 @@ class Training:
                         f'{self.workdir / "metrics.jsonl"} holds {len(records)} of the '
                         f'{self.progress.epoch} epochs done: put it back, or use another --workdir.'
                     )
-                train_data = self.execution.place_data(self.experiment.loaders['train'].arrays)
                 evaluators = {
                     split: Evaluator(self.experiment, self.experiment.loaders[split])
                     for split in ({self.selected_on} - {None})
@@ -82,8 +85,10 @@ class Training:
                     self._verifier = Verifier(
                         self.experiment, self.experiment.paired, flip=self.config.verification.flip
                     )
-                while self.progress.epoch < self.config.epochs and not self.progress.stopped:
-                    records.append(self._epoch(train_data, evaluators, interruption))
+                feed = create_training_feed(self.experiment, int(self.execution.fetch(self.state.step)))
+                with contextlib.closing(feed):
+                    while self.progress.epoch < self.config.epochs and not self.progress.stopped:
+                        records.append(self._epoch(feed, evaluators, interruption))
             results = self._finish(records, started)
             self.checkpoints.close()
             return results
@@ -94,10 +99,10 @@ class Training:
                 self.tracker.close(exit_code=getattr(error, 'exit_code', 1))
             raise
 
-    def _epoch(self, data, evaluators, interruption) -> dict:
+    def _epoch(self, feed, evaluators, interruption) -> dict:
         """Trains (the rest of) an epoch, evaluates it, and saves and logs what it gave."""
         progress, epoch = self.progress, self.progress.epoch
-        applied = self._train_epoch(data, epoch, interruption)
+        applied = self._train_epoch(feed, epoch, interruption)
         if not progress.sums['count']:  # float16 leaves out the steps whose loss overflows
             step = (epoch + 1) * self.experiment.steps
             raise NonFiniteLoss(self._non_finite('train loss of a whole epoch', step))
@@ -121,6 +126,8 @@ class Training:
             'selected_on': self.selected_on or 'last epoch',
         }
 
+        if self._streaming:
+            record['data_wait'] = progress.waited / progress.seconds
         score, best = self._score(record), self.progress.best
         better = score is None or best is None or score > best
         if better:
@@ -150,7 +157,7 @@ class Training:
         summary = self._verifier.summarize(scores)
         return {f'verification_{name}': summary[name] for name in PER_EPOCH}
 
-    def _train_epoch(self, data, epoch: int, interruption: Interruption) -> dict[str, np.ndarray]:
+    def _train_epoch(self, feed, epoch: int, interruption: Interruption) -> dict[str, np.ndarray]:
         """Runs the epoch's remaining steps and returns the hyperparameters of all."""
         size, batch_size = self.experiment.loaders['train'].size, self.config.batch_size
         order = training_order(size, seed=self.config.seed, epoch=epoch)
@@ -167,13 +174,13 @@ class Training:
                 if done < first + len(rows):
                     stop = first + len(rows)
                     part = {name: values[first:stop] for name, values in applied.items()}
-                    self._segment(data, rows, part, first, done - first, interruption)
+                    self._segment(feed, rows, part, first, done - first, interruption)
                     done = stop
         finally:
             self.console.stop_epoch()
         return applied
 
-    def _segment(self, data, rows, applied, offset: int, start: int, interruption: Interruption) -> None:
+    def _segment(self, feed, rows, applied, offset: int, start: int, interruption: Interruption) -> None:
         """Runs rows `start` and later of an epoch, of which `rows` are the steps from `offset`."""
         order = self.execution.place_order(rows)
         rates = {name: np.asarray(values, np.float32) for name, values in applied.items()}
@@ -192,6 +199,8 @@ class Training:
             now = time.monotonic()
             seconds, clock = now - clock, now
             self.progress.seconds += seconds
+            self.progress.waited += feed.waited
+            feed.waited = 0.0
             self._pace = seconds / (stop - first)
             signum, pace = np.asarray(votes)
             interruption.signum = int(signum) or interruption.signum
@@ -203,6 +212,7 @@ class Training:
             stop = min(start + self._chunk, len(rows))
             if every:
                 stop = min(stop, start + every - (base + start) % every)
+            data = feed.take(self.state.step)
             self.state, sums = self._run_train(self.state, data, order, rates, start, stop)
             # What all processes must agree on: to stop, and how much to dispatch at once.
             votes = self.execution.maximum([interruption.received or 0, self._pace])
@@ -226,7 +236,7 @@ class Training:
             self.progress.sums[name] += float(sums[name][start:stop].sum(dtype=np.float64))
 
     def _adapt_chunk(self, steps: int, pace: float) -> None:
-        if self.config.steps_per_dispatch or not self.execution.many_steps or steps < self._chunk or not pace:
+        if self.config.steps_per_dispatch or not self._many_steps or steps < self._chunk or not pace:
             return
         if pace * self._chunk < SECONDS_PER_DISPATCH / 2:
             self._chunk *= 2
@@ -243,7 +253,7 @@ class Training:
         progress, stopping = self.progress, self.config.early_stopping
         progress.epoch = record['epoch']
         progress.train_seconds += progress.seconds
-        progress.seconds, progress.sums = 0.0, dict.fromkeys(SUMS, 0.0)
+        progress.seconds, progress.waited, progress.sums = 0.0, 0.0, dict.fromkeys(SUMS, 0.0)
         if better:
             progress.best, progress.best_epoch = self._score(record), record['epoch']
         if self._verifier is not None:

@@ -8,6 +8,7 @@ import ctypes
 import math
 import platform
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import flax
@@ -26,6 +27,13 @@ REPLICATED_SHARE = 1 / 4  # of a device's memory, which copies of a split may ta
 @flax.struct.dataclass
 class Sharded:
     """Arrays of a split, by name, of which every device holds an equal part of the rows."""
+
+    arrays: dict[str, jax.Array]
+
+
+@flax.struct.dataclass
+class StreamedBatch:
+    """A batch, divided among the devices, for a compiled function in the place of a whole split's arrays."""
 
     arrays: dict[str, jax.Array]
 
@@ -119,13 +127,39 @@ class Execution:
         shape = (self.device_count, len(values))
         return self._maximum(jax.make_array_from_callback(shape, self._by_device, lambda _: row))
 
+    @property
+    def part(self) -> tuple[int, int]:
+        """Which part of each batch this process is to place, of how many."""
+        return (jax.process_index(), self.process_count) if self.process_count > 1 else (0, 1)
+
+    def place_batch(self, batch: dict[str, np.ndarray]) -> StreamedBatch:
+        """Begins to divide this process's part of a batch among its devices."""
+        if self.axis_name is not None:
+            count = self.device_count // self.process_count
+            batch = {name: x.reshape(count, -1, *x.shape[1:]) for name, x in batch.items()}
+        if self.process_count == 1:
+            return StreamedBatch(jax.device_put(batch, self._by_device))
+        return StreamedBatch(jax.make_array_from_process_local_data(self._by_device, batch))
+
+    def free_bytes(self) -> float:
+        """Returns the memory that is free on all devices together, or in the machine where they are its CPU.
+
+        The same in all processes, each of which must call this.
+        """
+        if self.devices[0].platform == 'cpu':
+            free = _available_bytes()
+        else:
+            free = self.device_count * _free_bytes(self.devices)
+        return -float(np.asarray(self.maximum([-free]))[0])
+
     def compile_train(self, train_step: Callable) -> Callable:
         """Returns `run(state, data, order, hyperparameters, start, stop) -> state, sums`.
 
         Runs steps `start` to `stop` of the epoch whose order and hyperparameters (a dict of float32[steps],
         such as `learning_rate`) are given and donates the state. `sums` holds float32[steps] each, to be
         read with `fetch`; only the entries from start to stop are filled. All steps of `order` may go in one
-        dispatch where `many_steps`, one elsewhere.
+        dispatch where `many_steps`, one elsewhere. `data` is a split from `place_data`, or, for a single
+        step, its batch from `place_batch`.
         """
 
         def run(state, data, order, hyperparameters, start, stop):
@@ -188,7 +222,9 @@ class Execution:
         if self.axis_name is not None:
             position += jax.lax.axis_index(self.axis_name) * indices.size
         rows = jnp.maximum(indices, 0)
-        if isinstance(data, Sharded):
+        if isinstance(data, StreamedBatch):
+            batch = data.arrays
+        elif isinstance(data, Sharded):
             batch = self._collect(data.arrays, rows)
         else:
             batch = {name: array.at[rows].get(mode='clip') for name, array in data.items()}
@@ -244,6 +280,22 @@ def _memory_bytes(devices: Sequence[jax.Device]) -> float:
     """Returns the memory of a device; infinity where it is not known, as for a CPU."""
     mine = next(device for device in devices if device.process_index == jax.process_index())
     return (mine.memory_stats() or {}).get('bytes_limit', math.inf)
+
+
+def _free_bytes(devices: Sequence[jax.Device]) -> float:
+    """Returns the least memory that is free on a device of this process; infinity where it is not known."""
+    mine = [device for device in devices if device.process_index == jax.process_index()]
+    statistics = [device.memory_stats() or {} for device in mine]
+    return min(each.get('bytes_limit', math.inf) - each.get('bytes_in_use', 0) for each in statistics)
+
+
+def _available_bytes() -> float:
+    """Returns the memory that is free in this machine."""
+    try:
+        lines = Path('/proc/meminfo').read_text().splitlines()
+    except OSError:
+        return math.inf  # not Linux
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith('MemAvailable'))
 
 
 def _keep_freed_memory() -> None:

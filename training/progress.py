@@ -15,6 +15,7 @@ class Progress:
     epoch: int = 0  # whole ones done
     sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))  # of the running one
     seconds: float = 0.0  # of the running one
+    waited: float = 0.0  # of these, for batches
     train_seconds: float = 0.0  # of all done
     best_epoch: int = 0
     best: list[float] | None = None  # what chose the best checkpoint

@@ -99,6 +99,8 @@ def _describe(console: Console, experiment: Experiment, parts: list[summary.Modu
         f'{dataset.name} {dataset.version}: {sizes} images of {shape[0]} x {shape[1]} x {shape[2]}, '
         f'{dataset.num_classes} classes'
     )
+    if dataset.reason:
+        console.print(f'{dataset.loader} loader: {dataset.reason}')
     if experiment.paired is not None:
         pairs, images = len(experiment.paired.rows), len(experiment.paired.used)
         console.print(f'{pairs:,} pairs of {images:,} images in {config.verification.split}')

@@ -61,6 +61,8 @@ def test_defaults_are_allowed():
         ('dataset.train_split', '', 'the name of a split'),
         ('dataset.validation', 1.0, 'a fraction below 1, or a whole number above 1'),
         ('dataset.validation', 100.5, 'a fraction below 1, or a whole number above 1'),
+        ('dataset.loader', 'stream', 'one of auto, resident, streaming (did you mean streaming?)'),
+        ('dataset.workers', -2, 'at least -1'),
         ('dataset.watch_test', 1, 'of type bool'),
         ('dataset.normalization', 'cifar10', 'one of dataset, half, none'),
         ('augmentation.crop_mode', 'mirror', 'one of zero, reflect'),
@@ -255,7 +257,7 @@ def test_nothing_is_auto_once_resolved():
     for validation, metric in ((0.1, 'val_accuracy'), (0.0, 'train_loss')):
         config.dataset.validation = validation
         resolved = resolve(config, jax.devices()[:1])
-        assert 'auto' not in flatten(resolved).values()
+        assert [key for key, value in flatten(resolved).items() if value == 'auto'] == ['dataset.loader']
         assert resolved.early_stopping.metric == metric
         assert resolved.schedule.plateau_metric == metric.replace('accuracy', 'loss')
     assert config.precision == 'auto'  # resolve returns a copy

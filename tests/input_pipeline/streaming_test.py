@@ -1,0 +1,170 @@
+"""Streaming gives what Resident gives; its worker processes end as they should."""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from input_pipeline import DataError, sources, streaming
+from input_pipeline.loaders import Resident, training_order
+from input_pipeline.normalization import constants
+from input_pipeline.streaming import Streaming
+
+ROOT = Path(__file__).parents[2]
+ROWS = np.arange(1, 22, 2)  # 11 of the 24
+
+
+@pytest.fixture
+def splits(tiny, dataset_config):
+    """The dataset decoded, and as it lies on disk."""
+    decoded = sources.load(dataset_config)
+    dataset_config.loader = 'streaming'
+    return decoded, sources.load(dataset_config, memory=1e9)
+
+
+@pytest.fixture
+def expected(splits):
+    """The batches of the resident loader: two epochs of 4, 4 and 3 images."""
+    resident = Resident(splits[0].splits['train'], ROWS)
+    orders = [training_order(len(ROWS), seed=5, epoch=epoch) for epoch in range(2)]
+    return [resident.take(order[start : start + 4]) for order in orders for start in (0, 4, 8)]
+
+
+def start_batches(splits, *, workers, start=0, epochs=2, **options):
+    loader = Streaming(splits[1].splits['train'], ROWS, workers=workers)
+    return loader.training_batches(4, seed=5, epochs=epochs, start=start, **{'drop_last': False, **options})
+
+
+def assert_same_batches(ones, others):
+    for one, other in zip(ones, others, strict=True):
+        np.testing.assert_array_equal(one['image'], other['image'])
+        np.testing.assert_array_equal(one['label'], other['label'])
+
+
+@pytest.mark.parametrize('start', [0, 4])
+def test_streamed_batches_are_the_resident_ones_from_any_step_on(splits, expected, start):
+    assert_same_batches(start_batches(splits, workers=0, start=start), expected[start:])
+
+
+def test_processes_that_train_together_get_parts_of_the_same_batches(splits, expected):
+    parts = [start_batches(splits, workers=0, drop_last=True, part=(index, 2)) for index in range(2)]
+    joined = [
+        {name: np.concatenate([part[name] for part in batch]) for name in batch[0]}
+        for batch in zip(*parts, strict=True)
+    ]
+    assert_same_batches(joined, [batch for batch in expected if len(batch['label']) == 4])
+
+
+def test_streamed_examples_are_the_resident_ones(splits):
+    resident = Resident(splits[0].splits['train'], ROWS)
+    streaming = Streaming(splits[1].splits['train'], ROWS, workers=0)
+    indices = np.array([3, 0])
+    assert_same_batches([streaming.take(indices)], [resident.take(indices)])
+    assert list(streaming.ids) == list(resident.ids)
+    assert list(streaming.labels) == list(resident.labels)
+
+
+def test_workers_give_the_same_batches_until_one_is_killed(splits, expected):
+    batches = start_batches(splits, workers=2, start=1, epochs=10**6)
+    assert_same_batches([next(batches) for _ in range(5)], expected[1:])
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    with pytest.raises(DataError, match=r'died with exit code -9 .*config\.dataset\.workers'):
+        list(itertools.islice(batches, 100))
+
+
+def test_evaluation_batches_are_the_split_in_order_and_padded(splits):
+    decoded, encoded = (dataset.splits['test'] for dataset in splits)
+    batches = list(Streaming(encoded, workers=-1).evaluation_batches(4))
+    assert [len(batch['image']) for batch in batches] == [4, 4, 4]
+    images = np.concatenate([batch['image'] for batch in batches])
+    np.testing.assert_array_equal(images[:9], decoded.images)
+
+
+def test_images_are_resized_as_for_the_cache(tiny, dataset_config):
+    dataset_config.image_size, dataset_config.loader = 5, 'streaming'
+    decoded, encoded = (sources.load(dataset_config, ['test'], memory=memory) for memory in (None, 1e9))
+    assert encoded.image_shape == (5, 5, 3)
+    images = encoded.splits['test'].images[2:7]
+    np.testing.assert_array_equal(images, decoded.splits['test'].images[2:7])
+
+
+def test_streamed_splits_are_described_without_being_decoded(splits, dataset_config):
+    decoded, encoded = splits
+    assert (decoded.loader, encoded.loader) == ('resident', 'streaming')
+    assert encoded.image_shape == decoded.image_shape
+    images = encoded.splits['train'].images
+    assert (images.shape, images.nbytes) == ((24, 8, 8, 3), 24 * 8 * 8 * 3)
+    for one, other in zip(constants('dataset', encoded), constants('dataset', decoded), strict=True):
+        np.testing.assert_array_equal(one, other)
+    stored = sources.load(dataset_config, memory=1e9).splits['train']  # from the index in the cache
+    np.testing.assert_array_equal(stored.labels, decoded.splits['train'].labels)
+    np.testing.assert_array_equal(stored.ids, decoded.splits['train'].ids)
+
+
+@pytest.mark.parametrize(
+    ('loader', 'free', 'chosen'),
+    [('auto', 25e9, 'resident'), ('auto', 24e9, 'streaming'), ('streaming', 1e12, 'streaming')],
+)
+def test_auto_takes_at_most_40_per_cent_of_the_memory(loader, free, chosen):
+    name, reason = sources.choose_loader(loader, 10_000_000_000, free)
+    assert name == chosen
+    assert '10.00 GB' in reason
+
+
+def test_resident_that_cannot_fit_is_refused(tiny, dataset_config):
+    dataset_config.loader = 'resident'
+    with pytest.raises(DataError, match=r'loader=resident: the images do not fit .*Use auto or'):
+        sources.load(dataset_config, memory=6000)
+
+
+def test_damaged_image_names_its_record_and_file(write_tiny, dataset_config, monkeypatch):
+    write_tiny()
+    dataset_config.loader = 'streaming'
+    images = sources.load(dataset_config, memory=1e9).splits['train'].images
+    monkeypatch.setattr(streaming.decoding, '_FORMATS', ('GIF',))  # so that no PNG is read
+    with pytest.raises(DataError, match=r'train\.array_record-00000-of-00001: .* record 7 is damaged'):
+        images[[7]]
+
+
+def test_workers_ask_for_room_and_a_main_guard(splits, monkeypatch):
+    loader = Streaming(splits[1].splits['train'], workers=2)
+    start = {'seed': 0, 'epochs': 1, 'drop_last': True, 'start': 0}
+    monkeypatch.setattr(streaming.shutil, 'disk_usage', lambda _: type('Usage', (), {'free': 1000}))
+    monkeypatch.setattr(streaming, '_SHARED_MEMORY', ROOT)
+    with pytest.raises(DataError, match=r'workers=2: .*has room for 0.*shm-size'):
+        next(loader.training_batches(4, **start))
+    monkeypatch.setattr(multiprocessing.current_process(), '_inheriting', True, raising=False)
+    with pytest.raises(DataError, match='__main__'):
+        next(loader.training_batches(4, **start))
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+def test_workers_end_with_a_killed_parent(splits, dataset_config):
+    script = f"""
+import multiprocessing, sys
+sys.path.insert(0, {str(ROOT)!r})
+from ml_collections import ConfigDict
+from input_pipeline import sources
+from input_pipeline.streaming import Streaming
+split = sources.load(ConfigDict({dataset_config.to_dict()!r}), memory=1e9).splits['train']
+batches = Streaming(split, workers=1).training_batches(4, seed=0, epochs=10**6, drop_last=True, start=0)
+next(batches)
+print(multiprocessing.active_children()[0].pid, flush=True)
+input()
+"""
+    command = [sys.executable, '-c', script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        worker = Path(f'/proc/{int(parent.stdout.readline())}')
+        assert worker.exists()
+        parent.kill()
+    deadline = time.monotonic() + 30
+    while worker.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
