@@ -58,7 +58,7 @@ def conclude(
     }
     is_main = experiment.execution.is_main
     drawn = _draw(experiment, progress, records, workdir) if is_main else {}
-    if split and is_main:
+    if final.get('confusion_matrix') and is_main:
         drawn['confusion_matrix'] = plots.confusion_matrix(
             np.array(final['confusion_matrix']),
             experiment.dataset.class_names,

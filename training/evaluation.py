@@ -120,8 +120,9 @@ def evaluate(
     write_json(workdir / 'evaluations' / f'{stem}.json', result)
     title = f'{workdir.name}, {checkpoint} (step {step:,}), {result["dataset"]} {split}'
     names = experiment.dataset.class_names
-    matrix = np.array(result['confusion_matrix'])
-    plots.confusion_matrix(matrix, names, workdir / 'plots' / f'confusion_matrix-{stem}.png', title=title)
+    if result['confusion_matrix']:
+        matrix = np.array(result['confusion_matrix'])
+        plots.confusion_matrix(matrix, names, workdir / 'plots' / f'confusion_matrix-{stem}.png', title=title)
     plots.reliability_diagram(
         result['calibration_bins'],
         workdir / 'plots' / f'reliability-{stem}.png',

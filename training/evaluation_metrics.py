@@ -6,6 +6,7 @@ import numpy as np
 
 CALIBRATION_BINS = 15  # as Guo et al. 2017
 ROWS_AT_ONCE = 4096  # bounds the memory of the float64 copies
+MATRIX_CLASSES = 1000  # the matrix of more would be hundreds of megabytes of JSON, and a plot of dust
 
 
 def summarize(logits: np.ndarray, labels: np.ndarray) -> dict:
@@ -20,7 +21,8 @@ def summarize(logits: np.ndarray, labels: np.ndarray) -> dict:
         expected_calibration_error: mean distance of confidence and accuracy over 15 equal bins of the
             highest probability (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
         calibration_bins: {count, confidence, accuracy}, each [15]; the means are None where count is 0.
-        confusion_matrix: [classes][classes] counts; rows are true classes, columns predicted ones.
+        confusion_matrix: [classes][classes] counts; rows are true classes, columns predicted ones. None with
+            more than 1,000 classes.
 
     Raises:
         ValueError: shapes that do not fit, no example, labels out of range, or logits that are not finite.
@@ -34,7 +36,10 @@ def summarize(logits: np.ndarray, labels: np.ndarray) -> dict:
         np.concatenate, zip(*_per_example(logits, labels), strict=True)
     )
     correct = ranks == 0
-    confusion = confusion_matrix(labels, predicted, labels=np.arange(classes))
+    matrix = None
+    if classes <= MATRIX_CLASSES:
+        matrix = confusion_matrix(labels, predicted, labels=np.arange(classes)).tolist()
+    per_class = np.bincount(labels[correct], minlength=classes), np.bincount(labels, minlength=classes)
     bins, calibration_error = _calibration(confidences, correct)
 
     summary = {
@@ -42,9 +47,9 @@ def summarize(logits: np.ndarray, labels: np.ndarray) -> dict:
         'loss': float(losses.mean()),
         'accuracy': float(correct.mean()),
         'expected_calibration_error': calibration_error,
-        'per_class_accuracy': _means(confusion.diagonal(), confusion.sum(axis=1)),
+        'per_class_accuracy': _means(*per_class),
         'calibration_bins': bins,
-        'confusion_matrix': confusion.tolist(),
+        'confusion_matrix': matrix,
     }
     if classes > 5:
         summary['top5_accuracy'] = float((ranks < 5).mean())

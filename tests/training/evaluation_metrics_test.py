@@ -65,3 +65,11 @@ def test_large_logits_do_not_overflow():
 def test_refuses_unusable_input(logits, labels, message):
     with pytest.raises(ValueError, match=message):
         summarize(logits, labels)
+
+
+def test_thousands_of_classes_have_no_matrix():
+    logits = np.zeros((3, 2000), np.float32)
+    logits[[0, 1, 2], [5, 7, 1999]] = 1
+    summary = summarize(logits, np.array([5, 8, 1999]))
+    assert summary['confusion_matrix'] is None
+    assert [summary['per_class_accuracy'][label] for label in (5, 8, 9)] == [1, 0, None]
