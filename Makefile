@@ -13,7 +13,7 @@ train: $(VENV)/installed
 	$(BIN)/python train.py --config=$(CONFIG) $(ARGS)
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -59,7 +59,7 @@ def one_step(request):
         logits = model.apply(variables, images, train=False)
         return features, logits, value, gradients, statistics
 
-    outputs = jax.jit(compute)(variables, normalize(to_float(images)))
+    outputs = compute(variables, normalize(to_float(images)))
     features, logits, loss, gradients, statistics = outputs
     ours = SimpleNamespace(
         features=features,
