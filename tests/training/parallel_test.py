@@ -15,6 +15,7 @@ from input_pipeline.loaders import evaluation_order, training_order
 from training.experiment import create_experiment, resolve
 
 STEPS = 5
+LONG = 20
 TRAINED = {}
 
 
