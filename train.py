@@ -40,25 +40,30 @@ def main(argv: list[str]) -> None:
                 f'--config={file}: there is no such file' + (f'; there are {known}' if known else '')
             )
         command_line.prepare_jax()
-        if _FIND_BATCH_SIZE.value:
-            from training.batch_size import find_batch_size
-
-            find_batch_size(_CONFIG.value)
-            return
         import jax
 
         from training.interruption import Interrupted
-        from training.run import run
 
         try:
             with _joined() as is_main:
-                run(_CONFIG.value, Path(_WORKDIR.value or f'runs/{file.stem}'))
+                _run(Path(_WORKDIR.value or f'runs/{file.stem}'))
         except Interrupted as interrupted:
             if is_main:
                 several = jax.process_count() > 1  # what started them is not known here
                 again = ' the same command' if several else f':\n  python {shlex.join(sys.argv)}'
                 print(f'{interrupted}; saved. Continue with{again}', file=sys.stderr)
             sys.exit(interrupted.exit_code)
+
+
+def _run(workdir: Path) -> None:
+    if _FIND_BATCH_SIZE.value:
+        from training.batch_size import find_batch_size
+
+        find_batch_size(_CONFIG.value)
+    else:
+        from training.run import run
+
+        run(_CONFIG.value, workdir)
 
 
 if __name__ == '__main__':

@@ -5,13 +5,17 @@ Command: python benchmarks/scaling.py [--config=resnet18] [--parallel=jit] [--st
 Compiles the training step of a config for simulated CPU devices and reads its collective operations from the
 program: number and bytes, of gradients and of batch norm apart. The bytes are those of a GPU, whose compiler
 fuses reductions too, but may leave them in several pieces. Then prints a model of weak scaling, in which the
-batch per device stays and the devices multiply, with its assumptions.
+batch per device stays and the devices multiply, with its assumptions. The time of a step on one device is
+that of this machine's GPU, or without one an assumption.
 """
 
 import argparse
+import json
 import os
 import re
+import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +28,8 @@ COLLECTIVE = re.compile(
     r'(?:-start)?\('
 )
 SMALL = 64 * 1024  # bytes: below it an operation takes its latency, whatever it carries
+ASSUMED_MILLISECONDS = 20.0  # of a step, where there is no GPU to time one on
+TIMED_STEPS = 20
 
 
 @dataclass
@@ -41,7 +47,7 @@ class Network:
 
     Attributes:
       bandwidth: bytes per second and device of a ring over all of them.
-      latency: seconds of one small reduction.
+      latency: seconds of a reduction, whatever it carries.
     """
 
     name: str
@@ -62,10 +68,20 @@ NETWORKS = (
 
 def main():
     arguments = parse_arguments()
+    if arguments.time_step:
+        print(json.dumps(time_step(arguments)))
+        return
+    if arguments.step_milliseconds is None:
+        # In a process of its own: this one sees simulated CPU devices only.
+        command = [sys.executable, *sys.argv, '--time_step']
+        timed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        arguments.step_milliseconds, source = json.loads(timed.splitlines()[-1])
+    else:
+        source = 'given'
     os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={arguments.devices}'
     os.environ['JAX_PLATFORMS'] = 'cpu'
     operations = collectives(compiled_step(arguments))
-    show(arguments, operations)
+    show(arguments, operations, source)
 
 
 def parse_arguments():
@@ -77,16 +93,17 @@ def parse_arguments():
     parser.add_argument('--per_device', action='store_true', help='batch norm per device')
     parser.add_argument('--devices', type=int, default=8, help='simulated ones to compile for')
     parser.add_argument('--width', type=int, default=0, help='of the model; 0: the config says')
+    parser.add_argument('--classes', type=int, default=10, help='of the dataset')
     parser.add_argument(
-        '--step_milliseconds', type=float, default=20.0, help='of one device alone, from throughput.py'
+        '--step_milliseconds', type=float, help="of one device alone; default: timed on this machine's GPU"
     )
+    parser.add_argument('--time_step', action='store_true', help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def compiled_step(arguments) -> str:
-    """Returns the optimised program of a training step, as HLO text."""
+def create(arguments, *, simulated: bool):
+    """Returns the config's experiment on images of zeros: one batch, small for `simulated` devices."""
     import jax
-    import jax.numpy as jnp
     import numpy as np
 
     from input_pipeline.sources import Dataset, Split
@@ -95,20 +112,55 @@ def compiled_step(arguments) -> str:
     config = import_module(f'configs.{arguments.config}').get_config()
     config.parallel, config.batch_norm.sync = arguments.parallel, not arguments.per_device
     config.model.width = arguments.width or config.model.width
-    config.batch_size = 8 * arguments.devices * config.optimizer.accumulation_steps  # does not matter
+    if simulated:
+        config.batch_size = 8 * arguments.devices * config.optimizer.accumulation_steps  # does not matter
     config.dataset.validation, config.dataset.normalization = 0.0, 'half'
-    images = np.zeros((config.batch_size, 32, 32, 3), np.uint8)
+    config.dataset.validation_split, config.dataset.test_split = '', 'test'
+    config.verification.pairs = ''
+    side = config.dataset.image_size or 32
+    images = np.zeros((config.batch_size, side, side, 3), np.uint8)
     split = Split(images, np.zeros(len(images), np.int32), np.arange(len(images)).astype(str))
-    classes = tuple(map(str, range(10)))
+    classes = tuple(map(str, range(arguments.classes)))
     dataset = Dataset('zeros', '', classes, {'train': split, 'test': split})
-    experiment = create_experiment(resolve(config, jax.devices()), jax.devices(), dataset)
+    devices = jax.devices() if simulated else jax.devices()[:1]
+    return create_experiment(resolve(config, devices), devices, dataset)
+
+
+def prepared(experiment):
+    """Returns the compiled training step's function, a state, and its other arguments."""
+    import jax.numpy as jnp
+    import numpy as np
+
     execution = experiment.execution
     state = execution.replicate(experiment.create_state())
     data = execution.place_data(experiment.loaders['train'].arrays)
-    order = execution.place_order(np.arange(len(images), dtype=np.int32)[None])
+    order = execution.place_order(np.arange(experiment.config.batch_size, dtype=np.int32)[None])
     rates = {'learning_rate': jnp.full(1, 0.1)}
-    step = execution.compile_train(experiment.train_step())
-    return step.lower(state, data, order, rates, 0, 1).compile().as_text()
+    return execution.compile_train(experiment.train_step()), state, (data, order, rates, 0, 1)
+
+
+def compiled_step(arguments) -> str:
+    """Returns the optimised program of a training step, as HLO text."""
+    step, state, rest = prepared(create(arguments, simulated=True))
+    return step.lower(state, *rest).compile().as_text()
+
+
+def time_step(arguments) -> tuple[float, str]:
+    """Returns the milliseconds of a training step on a GPU, and where they are from."""
+    import jax
+
+    if jax.default_backend() != 'gpu':
+        return ASSUMED_MILLISECONDS, 'ASSUMED, for want of a GPU'
+    experiment = create(arguments, simulated=False)
+    step, state, rest = prepared(experiment)
+    for number in range(2 * TIMED_STEPS):
+        if number == TIMED_STEPS:  # the first half warms up
+            jax.block_until_ready(state)
+            started = time.perf_counter()
+        state, _ = step(state, *rest)
+    jax.block_until_ready(state)
+    milliseconds = 1000 * (time.perf_counter() - started) / TIMED_STEPS
+    return milliseconds, f'measured: {experiment.execution.name}, batch {experiment.config.batch_size}'
 
 
 def collectives(program: str) -> list[Collective]:
@@ -124,16 +176,18 @@ def collectives(program: str) -> list[Collective]:
 def step_seconds(alone: float, operations: list[Collective], network: Network, overlap: float) -> float:
     """Returns a step's time on a network, from that of one device alone.
 
-    A ring sends and receives 2 (n - 1) / n of a reduction's bytes at each device. The share `overlap` of the
-    time of large reductions hides behind the backward pass; batch norm's small ones wait for each other.
+    Every operation takes the network's latency, and a ring sends and receives 2 (n - 1) / n of a reduction's
+    bytes at each device. The share `overlap` of the time of large reductions hides behind the backward pass;
+    batch norm's small ones wait for each other.
     """
     rounds = 2 * (network.devices - 1) / network.devices
-    small = [operation for operation in operations if operation.bytes <= SMALL]
-    large = sum(operation.bytes for operation in operations if operation.bytes > SMALL)
-    return alone + len(small) * network.latency + (1 - overlap) * rounds * large / network.bandwidth
+    large = [operation.bytes for operation in operations if operation.bytes > SMALL]
+    small = len(operations) - len(large)
+    sending = len(large) * network.latency + rounds * sum(large) / network.bandwidth
+    return alone + small * network.latency + (1 - overlap) * sending
 
 
-def show(arguments, operations: list[Collective]) -> None:
+def show(arguments, operations: list[Collective], source: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -146,7 +200,8 @@ def show(arguments, operations: list[Collective]) -> None:
     total = sum(operation.bytes for operation in small)
     console.print(f'  {len(small)} below {SMALL // 1024} KiB (batch norm, sums), {total:,} bytes together')
 
-    table = Table(title=f'Weak scaling from {1000 * alone:g} ms a step on one device', title_justify='left')
+    title = f'Weak scaling from {1000 * alone:.3g} ms a step on one device ({source})'
+    table = Table(title=title, title_justify='left')
     for name in ('network', 'GPUs', 'ms a step', 'efficiency', 'with half hidden'):
         table.add_column(name, justify='left' if name == 'network' else 'right')
     for network in NETWORKS:
@@ -162,11 +217,12 @@ def show(arguments, operations: list[Collective]) -> None:
     for network in NETWORKS:
         console.print(
             f'{network.name}: {network.bandwidth / 1e9:.1f} GB/s along the ring, '
-            f'{1e6 * network.latency:.0f} us for a small reduction'
+            f'{1e6 * network.latency:.0f} us of latency for each reduction'
         )
     console.print(
-        'Assumed: one ring over all devices, 2 (n - 1) / n of the bytes through each link; small reductions '
-        'one after the other, never hidden; large ones hidden by the backward pass not at all, or by half; '
+        'Assumed: the bandwidth of a ring over all devices, 2 (n - 1) / n of the bytes on each link, and '
+        'the latency of a tree; small reductions one after the other, never hidden; large ones hidden by the '
+        'backward pass not at all, or by half; '
         'no waiting for data or for slower devices.'
     )
 

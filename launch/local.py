@@ -50,7 +50,7 @@ def run(command: list[str], count: int, devices: int, port: int) -> int:
         for process in processes:
             process.send_signal(signum)
 
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, forward)
     readers = [
         threading.Thread(target=_show, args=(process, index))
@@ -99,7 +99,8 @@ def _wait(processes: list[subprocess.Popen]) -> int:
         codes = [process.poll() for process in processes]
         failed = [one for one in codes if one]
         if failed and not code:
-            code, deadline = failed[0], time.monotonic() + PATIENCE
+            # Of several at once a death by a signal, which is negative, ended the others.
+            code, deadline = min(failed), time.monotonic() + PATIENCE
         if None not in codes:
             break
         if time.monotonic() > deadline:

@@ -26,9 +26,12 @@ cd "${SLURM_SUBMIT_DIR:?submit this script with sbatch}" || exit 1
 trap '' TERM # for the processes that srun starts, not for this script
 
 # train.py finds the other processes by the variables that srun sets. Once one fails, the others end.
-srun --kill-on-bad-exit=1 --wait=60 "${VENV:-.venv}/bin/python" train.py "$@"
+# Since SLURM 22.05 srun does not inherit --cpus-per-task.
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 --wait=60 \
+  "${VENV:-.venv}/bin/python" train.py "$@"
 code=$?
-if [ "$code" -eq 143 ]; then
+# Not a job that scancel ends: it is no longer RUNNING.
+if [ "$code" -eq 143 ] && [ "$(squeue --noheader --format=%T --jobs="$SLURM_JOB_ID")" = RUNNING ]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

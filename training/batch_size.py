@@ -46,8 +46,13 @@ def find_batch_size(config: ConfigDict, devices: Sequence[jax.Device] | None = N
       The recommended batch size.
 
     Raises:
-      ConfigError, DataError: as training.run.run; ConfigError too where no size at all fits.
+      ConfigError, DataError: as training.run.run; ConfigError too where no size at all fits, and in one of
+        several processes.
     """
+    if jax.process_count() > 1:
+        raise ConfigError(
+            '--find_batch_size: measures the devices of one process; start it without a launcher'
+        )
     configuration.check(config)
     devices = devices or jax.devices()
     config, console = resolve(config, devices), Console()

@@ -29,7 +29,7 @@ class Checkpoints:
         if not folder.is_dir():
             return []
         return sorted(
-            int(path.name) for path in folder.iterdir() if path.name.isdecimal() and any(path.iterdir())
+            int(path.name) for path in folder.iterdir() if path.name.isdecimal() and not _is_empty(path)
         )
 
     def save(self, name: str, step: int, tree: Any, metadata: dict) -> None:
@@ -37,7 +37,8 @@ class Checkpoints:
         for other in self._managers.values():  # in order: the `best` that `last` speaks of is there before it
             other.wait_until_finished()
         manager = self._manager(name)
-        for stale in [s for s in self.steps(name) if s >= step]:
+        # Orbax's list, which is the same in all processes; on disk they see each other's deletions.
+        for stale in [s for s in manager.all_steps() if s >= step]:
             manager.delete(stale)
         manager.save(
             step,
@@ -90,7 +91,8 @@ class Checkpoints:
     def _manager(self, name: str) -> ocp.CheckpointManager:
         if name not in self._managers:
             for path in (self.directory / name).glob('[0-9]*'):
-                if not any(path.iterdir()):  # Orbax takes it for a checkpoint, and saves nothing older
+                # Orbax takes an empty folder for a checkpoint, and saves nothing older.
+                with contextlib.suppress(OSError):  # not empty, or another process was quicker
                     path.rmdir()
             options = ocp.CheckpointManagerOptions(max_to_keep=KEPT[name], cleanup_tmp_directories=True)
             handlers = {'arrays': ocp.StandardCheckpointHandler(), 'metadata': ocp.JsonCheckpointHandler()}
@@ -110,6 +112,12 @@ class Checkpoints:
             raise CheckpointError(
                 f'the checkpoint {path} cannot be read ({_first_line(error)}); {way_out}'
             ) from error
+
+
+def _is_empty(folder: Path) -> bool:
+    with contextlib.suppress(OSError):  # another process has just deleted it
+        return not any(folder.iterdir())
+    return True
 
 
 def _first_line(error: Exception) -> str:

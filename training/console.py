@@ -36,9 +36,10 @@ class Console:
 
     def update(self, step: int, sums: Mapping[str, float], rate: float, images_per_second: float) -> None:
         """Shows how far the epoch is: steps done, means so far, learning rate, images per second."""
+        count = max(sums['count'], 1)  # 0 where float16 has skipped all steps so far
         status = (
-            f'{step}/{self._steps}  loss {sums["loss"] / sums["count"]:.3f}  '
-            f'accuracy {sums["correct"] / sums["count"]:.1%}  lr {rate:.2g}  {images_per_second:,.0f} img/s'
+            f'{step}/{self._steps}  loss {sums["loss"] / count:.3f}  '
+            f'accuracy {sums["correct"] / count:.1%}  lr {rate:.2g}  {images_per_second:,.0f} img/s'
         )
         if self._bar is not None:
             self._bar.update(self._task, completed=step, status=status)

@@ -95,6 +95,11 @@ def _check_schedule(config: ConfigDict) -> None:
             f'config.schedule.warmup_epochs={schedule.warmup_epochs:g}: must be below '
             f'config.epochs={config.epochs}'
         )
+    if schedule.interval == 'epoch' and schedule.warmup_epochs and not round(schedule.warmup_epochs):
+        raise ConfigError(
+            f'config.schedule.warmup_epochs={schedule.warmup_epochs:g}: rounds to no epoch at all; with '
+            'config.schedule.interval=epoch it must be 0 or at least 1'
+        )
     if schedule.name == 'multistep' and not schedule.milestones:
         raise ConfigError('config.schedule.milestones=(): multistep needs at least one, such as 30,60')
     if schedule.name == 'plateau':

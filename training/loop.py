@@ -95,8 +95,7 @@ class Training:
         except BaseException as error:
             # Of several processes one that fails alone must not wait for the others here.
             if self.execution.process_count == 1 or isinstance(error, Interrupted):
-                self.checkpoints.close()  # first: wandb may wait for a lost connection
-                self.tracker.close(exit_code=getattr(error, 'exit_code', 1))
+                self.checkpoints.close()
             raise
 
     def _epoch(self, feed, evaluators, interruption) -> dict:

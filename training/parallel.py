@@ -4,6 +4,7 @@ The only module that knows where arrays live. The rest hands over plain arrays a
 plain arrays back. Of several processes each hands over the same arrays and gets the same back.
 """
 
+import collections
 import ctypes
 import math
 import platform
@@ -17,11 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from training import ConfigError
 from training.steps import evaluation_sums
 
 AXIS = 'batch'
 SUMS = ('loss', 'correct', 'count')
-REPLICATED_SHARE = 1 / 4  # of a device's memory, which copies of a split may take; larger ones are sharded
+REPLICATED_SHARE = 1 / 4  # of the free memory for each device, which copies of a split may take; else sharded
 
 
 @flax.struct.dataclass
@@ -53,13 +55,21 @@ class Execution:
     """
 
     def __init__(self, parallel: str, devices: Sequence[jax.Device] | None = None):
-        """`parallel` is jit or pmap; `devices` are all by default."""
+        """`parallel` is jit or pmap; `devices` are all by default.
+
+        All processes must call it. Raises ConfigError where they have unequal numbers of devices.
+        """
         self.axis_name = AXIS if parallel == 'pmap' else None
         self.devices = list(devices or jax.devices())
         self.device_count = len(self.devices)
-        self.process_count = len({device.process_index for device in self.devices})
+        counts = collections.Counter(device.process_index for device in self.devices)
+        if len(set(counts.values())) > 1:
+            listed = ', '.join(str(count) for _, count in sorted(counts.items()))
+            raise ConfigError(
+                f'the processes have unequal numbers of devices ({listed}): give each as many as the others'
+            )
+        self.process_count = len(counts)
         self.is_main = jax.process_index() == 0
-        self.replicated_bytes = REPLICATED_SHARE * _memory_bytes(self.devices)
         self.many_steps = self.devices[0].platform != 'cpu'
         if not self.many_steps:
             _keep_freed_memory()
@@ -68,6 +78,7 @@ class Execution:
         self._by_device = NamedSharding(self._mesh, PartitionSpec(AXIS))
         self._by_column = NamedSharding(self._mesh, PartitionSpec(None, AXIS))
         self._maximum = jax.jit(lambda rows: rows.max(0), out_shardings=self._replicated)
+        self.replicated_bytes = REPLICATED_SHARE * self.free_bytes() / self.device_count
 
     @property
     def name(self) -> str:
@@ -274,12 +285,6 @@ class Execution:
         if self.axis_name is not None:
             shape = (self.device_count, rows, *array.shape[1:])
         return jax.make_array_from_single_device_arrays(shape, self._by_device, parts)
-
-
-def _memory_bytes(devices: Sequence[jax.Device]) -> float:
-    """Returns the memory of a device; infinity where it is not known, as for a CPU."""
-    mine = next(device for device in devices if device.process_index == jax.process_index())
-    return (mine.memory_stats() or {}).get('bytes_limit', math.inf)
 
 
 def _free_bytes(devices: Sequence[jax.Device]) -> float:

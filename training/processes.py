@@ -22,20 +22,23 @@ from input_pipeline import DataError
 from training import CheckpointError, ConfigError, NonFiniteLoss
 from training.interruption import Interrupted
 
-HEARTBEAT = 30  # s without a sign of life after which a process counts as dead
+HEARTBEAT = 30  # s without a sign of life after which a process counts as dead: frozen, or its machine lost
 PATIENCE = 300  # s for all processes to come
+CONNECTING = 20  # s for the watch's connections, once all have come; less than HEARTBEAT
 GRACE = 5  # s in which the watch names the process whose end broke a collective operation
 USER_ERRORS = (ConfigError, DataError, CheckpointError, NonFiniteLoss)
 
 
 class Launch(NamedTuple):
-    """How this process was started; None is left to JAX's own detection of the launcher `method`."""
+    """How this process was started; what is None JAX finds by itself, as the launcher `method` says it."""
 
     coordinator: str | None  # host:port where process 0 listens
     count: int | None
     index: int | None
     method: str  # slurm, ompi, k8s, or deactivate where nothing is to be detected
-    local_devices: list[int] | None  # [] is all; None is one, the process's number on its machine
+    local_devices: (
+        list[int] | None
+    )  # GPUs of its machine; []: all it sees; None: JAX_LOCAL_DEVICE_IDS, or all
 
 
 def find_launch(
@@ -48,39 +51,48 @@ def find_launch(
     """
     if count == 1:
         return None
+    if coordinator is not None and not coordinator.rpartition(':')[2].isdecimal():
+        raise ConfigError(f'--coordinator={coordinator}: must be HOST:PORT, where process 0 can be reached')
     given = [flag is not None for flag in (coordinator, count, index)]
     if all(given):
         if not 0 <= index < count:
             raise ConfigError(
                 f'--process_id={index}: must be from 0 to {count - 1}, --process_count less one'
             )
-        if not coordinator.rpartition(':')[2].isdecimal():
-            raise ConfigError(
-                f'--coordinator={coordinator}: must be HOST:PORT, where process 0 can be reached'
-            )
         return Launch(coordinator, count, index, 'deactivate', None)
-    if any(given):
-        raise ConfigError('--coordinator, --process_count and --process_id belong together: pass all or none')
+    started_by_mpi = int(environ.get('OMPI_COMM_WORLD_SIZE', 1)) > 1
+    if any(given) and not (started_by_mpi and given == [True, False, False]):
+        raise ConfigError(
+            '--coordinator, --process_count and --process_id belong together: pass all or none (with mpirun '
+            '--coordinator alone will do)'
+        )
     if int(environ.get('SLURM_STEP_NUM_TASKS', 1)) > 1:
         alone = environ['SLURM_STEP_NUM_TASKS'] == environ['SLURM_STEP_NUM_NODES']
-        return Launch(None, None, None, 'slurm', _local_devices(alone, environ))
-    if int(environ.get('OMPI_COMM_WORLD_SIZE', 1)) > 1:
-        if 'OMPI_MCA_orte_hnp_uri' not in environ:
+        alone = alone or 'SLURM_GPUS_PER_TASK' in environ  # each task sees its own, one or several
+        return Launch(None, None, None, 'slurm', _local_devices(alone, 'SLURM_LOCALID', environ))
+    if started_by_mpi:
+        if not coordinator and 'OMPI_MCA_orte_hnp_uri' not in environ:
             raise ConfigError(
                 'this mpirun does not say where process 0 is (Open MPI 4 does): pass --coordinator=HOST:PORT '
-                '--process_count=$OMPI_COMM_WORLD_SIZE --process_id=$OMPI_COMM_WORLD_RANK'
+                'with the host of the first process and any port that is free there'
             )
         alone = environ['OMPI_COMM_WORLD_LOCAL_SIZE'] == '1'
-        return Launch(None, None, None, 'ompi', _local_devices(alone, environ))
+        return Launch(
+            coordinator,
+            int(environ['OMPI_COMM_WORLD_SIZE']),
+            int(environ['OMPI_COMM_WORLD_RANK']),
+            'deactivate' if coordinator else 'ompi',
+            _local_devices(alone, 'OMPI_COMM_WORLD_LOCAL_RANK', environ),
+        )
     if {'KUBERNETES_SERVICE_HOST', 'JOB_COMPLETION_INDEX'} <= environ.keys() and find_spec('kubernetes'):
-        return Launch(None, None, None, 'k8s', None)
+        return Launch(None, None, None, 'k8s', [])
     return None
 
 
-def _local_devices(alone: bool, environ: Mapping[str, str]) -> list[int] | None:
-    """All that this process sees if it is alone on its machine, or if the launcher has shared them out."""
-    shared_out = environ.get('CUDA_VISIBLE_DEVICES', '').isdecimal()
-    return [] if alone or shared_out else None
+def _local_devices(alone: bool, number: str, environ: Mapping[str, str]) -> list[int]:
+    """All that it sees where it is alone or was given its own; else the one of its number on the machine."""
+    given_one = environ.get('CUDA_VISIBLE_DEVICES', '').isdecimal()
+    return [] if alone or given_one else [int(environ[number])]
 
 
 @contextlib.contextmanager
@@ -90,9 +102,11 @@ def joined(launch: Launch | None) -> Iterator[bool]:
     Must come before anything asks JAX for devices.
 
     One that fails tells the others, and all end with exit code 1: within a second or two of an error or a
-    death, within HEARTBEAT of the loss of a machine.
+    death, within HEARTBEAT of the loss of a machine. SIGTERM or Ctrl-C to any one ends all in the same way,
+    with 128 + the signal's number, except where an Interruption answers them.
 
     Raises:
+      ConfigError: the processes cannot reach each other.
       Whatever was raised within; of several processes only Interrupted, which all of them raise.
     """
     if launch is None:
@@ -189,18 +203,61 @@ class Watch:
 
         self._index, self._here = jax.process_index(), socket.gethostname()
         self._ending = threading.Lock()
-        if self._index == 0:
-            host = _state().coordinator_address.rpartition(':')[0]
-            server = socket.create_server(('', 0), backlog=jax.process_count())
-            _client().key_value_set('watch', f'{host} {server.getsockname()[1]}')
-            self._connections = [server.accept()[0] for _ in range(jax.process_count() - 1)]
-        else:
-            host, port = _client().blocking_key_value_get('watch', 1000 * 60).split()
-            self._connections = [socket.create_connection((host.strip('[]'), int(port)))]
+        self._connections = self._connect(jax.process_count() - 1)
         for connection in self._connections:
             _notice_lost_machines(connection)
-            threading.Thread(target=self._listen, args=(connection,), daemon=True).start()
+            _begin(self._listen, connection)
         self._tell(f'hello {self._index} ({self._here})')
+        self._heed_signals()
+
+    def _connect(self, others: int) -> list[socket.socket]:
+        host = _state().coordinator_address.rpartition(':')[0].strip('[]')
+        if self._index == 0:
+            both = socket.has_dualstack_ipv6()  # where JAX's coordinator listens, too
+            family = socket.AF_INET6 if both else socket.AF_INET
+            server = socket.create_server(('', 0), family=family, dualstack_ipv6=both, backlog=others)
+            server.settimeout(CONNECTING)
+            port = server.getsockname()[1]
+            _client().key_value_set('watch', str(port))
+        else:
+            port = int(_client().blocking_key_value_get('watch', 1000 * CONNECTING))
+        try:
+            if self._index == 0:
+                return [server.accept()[0] for _ in range(others)]
+            connection = socket.create_connection((host, port), CONNECTING)
+        except OSError as error:
+            raise ConfigError(
+                f'process {self._index} ({self._here}): no connection between process 0 and the others at '
+                f'{host}:{port} ({error}); not only the port of --coordinator must be open between them'
+            ) from error
+        connection.settimeout(None)
+        return [connection]
+
+    def _heed_signals(self) -> None:
+        def stop(signum):
+            self._end(
+                f'stopped by {signal.Signals(signum).name}; nothing new was there to save',
+                code=128 + signum,
+                by_main=True,
+            )
+
+        def handle(signum, _frame):
+            _begin(stop, signum)  # the main thread may be ending the process already
+
+        def notice():
+            while True:
+                signum = awake.recv(1)[0]
+                if signal.getsignal(signum) is handle:
+                    stop(signum)
+
+        # Handlers run in the main thread, but only once JAX returns to it from a compilation or from waiting
+        # for other processes. The number of the signal Python writes to a socket at once.
+        awake, wake = socket.socketpair()
+        wake.setblocking(False)
+        signal.set_wakeup_fd(wake.detach(), warn_on_full_buffer=False)
+        _begin(notice)
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, handle)
 
     def leave(self) -> None:
         """Waits until all processes have come here, and lets them end."""
@@ -212,12 +269,12 @@ class Watch:
     def fail(self, error: BaseException) -> None:
         """Tells everyone of an error, and ends all processes."""
         where = f'process {self._index} ({self._here})'
-        if isinstance(error, ConfigError):
-            self._end(str(error), kind='common')  # all have it alike
+        if isinstance(error, ConfigError | NonFiniteLoss):
+            self._end(f'error: {error}', by_main=True)  # all have it alike
         if isinstance(error, USER_ERRORS):
-            self._end(f'{where}: {error}')
+            self._end(f'error: {where}: {error}', by_main=True)  # all may have it alike
         traceback.print_exception(error)
-        self._end(f'{where} failed: {type(error).__name__}: {error}')
+        self._end(f'error: {where} failed: {type(error).__name__}: {error}')
 
     def _listen(self, connection: socket.socket) -> None:
         who, left = 'a process', False
@@ -229,25 +286,30 @@ class Watch:
                 elif kind == 'bye':
                     left = True
                 else:
-                    self._end(text, kind)
+                    code, message = text.split(' ', 1)
+                    self._end(message, code=int(code), by_main=kind == 'end_by_main')
         if not left:
-            self._end(f'{who} ended unexpectedly; run the same command again to continue')
+            self._end(f'error: {who} ended unexpectedly; run the same command again to continue')
 
-    def _end(self, message: str, kind: str = 'error') -> None:
-        """Passes a message on, prints it (of `common` ones only process 0 does), and ends the process."""
+    def _end(self, message: str, *, code: int = 1, by_main: bool = False) -> None:
+        """Passes a message on, prints it (`by_main`: only process 0 does), and ends the process."""
         self._ending.acquire()  # for good: the first message counts
         line = ' '.join(message.split())
-        self._tell(f'{kind} {line}')
-        if kind == 'error' or self._index == 0:
-            print(f'error: {line}', file=sys.stderr, flush=True)
+        self._tell(f'{"end_by_main" if by_main else "end"} {code} {line}')
+        if self._index == 0 or not by_main:
+            print(line, file=sys.stderr, flush=True)
         if self._index == 0:
             time.sleep(1)  # JAX ends the others with a page of its own once it misses this one
-        os._exit(1)
+        os._exit(code)
 
     def _tell(self, line: str) -> None:
         for connection in self._connections:
             with contextlib.suppress(OSError):
                 connection.sendall(f'{line}\n'.encode())
+
+
+def _begin(function: Callable, *arguments) -> None:
+    threading.Thread(target=function, args=arguments, daemon=True).start()
 
 
 def _notice_lost_machines(connection: socket.socket) -> None:

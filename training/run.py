@@ -50,11 +50,15 @@ def run(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None 
     parts = summary.modules(experiment.model, experiment.dataset.image_shape)
     _describe(console, experiment, parts, workdir)
     tracker = Tracker(workdir, config.wandb, config.to_dict(), active=experiment.execution.is_main)
-    if experiment.execution.is_main:
-        write_json(workdir / 'config.json', config.to_dict())
-        tracker.log_plots(_draw_beginning(experiment, parts, workdir))
-    training = Training(experiment, workdir, checkpoints=checkpoints, console=console, tracker=tracker)
-    return _report(console, workdir, training.run())
+    try:
+        if experiment.execution.is_main:
+            write_json(workdir / 'config.json', config.to_dict())
+            tracker.log_plots(_draw_beginning(experiment, parts, workdir))
+        training = Training(experiment, workdir, checkpoints=checkpoints, console=console, tracker=tracker)
+        return _report(console, workdir, training.run())
+    except BaseException as error:
+        tracker.close(exit_code=getattr(error, 'exit_code', 1))
+        raise
 
 
 def _check_same_run(workdir: Path, saved: dict, config: ConfigDict) -> None:

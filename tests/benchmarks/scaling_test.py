@@ -19,7 +19,7 @@ def test_collectives_and_their_bytes_are_read_from_a_program():
 def test_a_slower_network_takes_longer_and_overlap_hides_some_of_it():
     operations = [Collective('all-reduce', 60, 44_000_000), Collective('all-reduce', 2, 512)]
     times = [step_seconds(0.02, operations, network, 0.0) for network in NETWORKS]
-    # 2 x 44 MB at 10.6 GB/s, and one latency.
-    assert times[1] == pytest.approx(0.02 + 2 * 511 / 512 * 44e6 / 10.625e9 + 60e-6)
+    # 2 x 44 MB at 10.6 GB/s, and a latency for each.
+    assert times[1] == pytest.approx(0.02 + 2 * 511 / 512 * 44e6 / 10.625e9 + 2 * 60e-6)
     assert times[0] < times[2] < times[1]
     assert step_seconds(0.02, operations, NETWORKS[1], 0.5) < times[1]

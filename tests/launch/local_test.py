@@ -29,7 +29,9 @@ def program(tmp_path):
 
     def write(text):
         path = tmp_path / 'program.py'
-        path.write_text(f'import os, signal, sys, time\nindex = int(sys.argv[-1].split("=")[1])\n{text}')
+        path.write_text(
+            f'import os, signal, sys, threading, time\nindex = int(sys.argv[-1].split("=")[1])\n{text}'
+        )
         return path
 
     return write
@@ -48,6 +50,23 @@ def test_two_processes_compute_together_and_the_death_of_one_ends_the_other(tmp_
     assert 'ended unexpectedly; run the same command again to continue' in errors
     assert process.returncode == 137
     assert time.monotonic() - started < 20  # s; a second or two on an idle machine
+
+
+def test_sigterm_to_a_process_that_waits_for_another_ends_both(program):
+    process = start(
+        program(f"""
+sys.path.insert(0, {str(ROOT)!r})
+from training.processes import find_launch, in_turn, joined
+
+with joined(find_launch(sys.argv[1].split('=')[1], 2, index, {{}})):
+    if index:
+        threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    in_turn(lambda: index or time.sleep(60))
+""")
+    )
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 143
+    assert errors.count('stopped by SIGTERM; nothing new was there to save') == 1
 
 
 def test_process_0_is_shown_and_the_errors_of_others_have_their_number(program):

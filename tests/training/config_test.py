@@ -164,6 +164,7 @@ def test_value_that_is_not_allowed_is_named_with_those_that_are(key, value, expe
         ),
         ({'schedule.final_learning_rate': 0.5}, 'must not exceed config.optimizer.learning_rate=0.1'),
         ({'schedule.warmup_epochs': 40.0}, 'must be below config.epochs=40'),
+        ({'schedule.warmup_epochs': 0.5, 'schedule.interval': 'epoch'}, 'rounds to no epoch at all'),
         ({'schedule.name': 'multistep'}, 'milestones=(): multistep needs at least one'),
         ({'schedule.base_momentum': 0.96}, 'must not exceed config.schedule.max_momentum=0.95'),
         ({'schedule.name': 'plateau', 'schedule.plateau_mode': 'max'}, 'must be min for'),

@@ -7,22 +7,30 @@ from training import ConfigError
 from training.interruption import Interruption
 from training.processes import Launch, find_launch
 
-SLURM = {'SLURM_STEP_NUM_TASKS': '16', 'SLURM_STEP_NUM_NODES': '2'}
-MPI = {'OMPI_COMM_WORLD_SIZE': '4', 'OMPI_COMM_WORLD_LOCAL_SIZE': '4', 'OMPI_MCA_orte_hnp_uri': 'address'}
+SLURM = {'SLURM_STEP_NUM_TASKS': '16', 'SLURM_STEP_NUM_NODES': '2', 'SLURM_LOCALID': '3'}
+MPI_5 = {
+    'OMPI_COMM_WORLD_SIZE': '4',
+    'OMPI_COMM_WORLD_RANK': '2',
+    'OMPI_COMM_WORLD_LOCAL_SIZE': '2',
+    'OMPI_COMM_WORLD_LOCAL_RANK': '0',
+}
+MPI = {**MPI_5, 'OMPI_MCA_orte_hnp_uri': 'address'}
 
 
 @pytest.mark.parametrize(
-    ('environ', 'method', 'local_devices'),
+    ('coordinator', 'environ', 'launch'),
     [
-        (SLURM, 'slurm', None),  # one device each
-        ({**SLURM, 'CUDA_VISIBLE_DEVICES': '0'}, 'slurm', []),  # all it sees: srun gave each its own
-        ({**SLURM, 'SLURM_STEP_NUM_TASKS': '2'}, 'slurm', []),  # all of its node
-        (MPI, 'ompi', None),
-        ({**MPI, 'OMPI_COMM_WORLD_LOCAL_SIZE': '1'}, 'ompi', []),
+        (None, SLURM, (None, None, None, 'slurm', [3])),  # one device each
+        (None, {**SLURM, 'CUDA_VISIBLE_DEVICES': '0'}, (None, None, None, 'slurm', [])),  # srun gave each one
+        (None, {**SLURM, 'SLURM_GPUS_PER_TASK': '2'}, (None, None, None, 'slurm', [])),  # or several
+        (None, {**SLURM, 'SLURM_STEP_NUM_TASKS': '2'}, (None, None, None, 'slurm', [])),  # all of its node
+        (None, MPI, (None, 4, 2, 'ompi', [0])),
+        (None, {**MPI, 'OMPI_COMM_WORLD_LOCAL_SIZE': '1'}, (None, 4, 2, 'ompi', [])),
+        ('host:1', MPI_5, ('host:1', 4, 2, 'deactivate', [0])),
     ],
 )
-def test_launchers_are_found_by_their_environment(environ, method, local_devices):
-    assert find_launch(None, None, None, environ) == Launch(None, None, None, method, local_devices)
+def test_launchers_are_found_by_their_environment(coordinator, environ, launch):
+    assert find_launch(coordinator, None, None, environ) == Launch(*launch)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +52,8 @@ def test_flags_go_before_the_environment():
         (('host:1', None, None), {}, 'belong together'),
         (('host:1', 4, 4), {}, '--process_id=4: must be from 0 to 3'),
         (('host', 4, 0), {}, '--coordinator=host: must be HOST:PORT'),
-        ((None, None, None), {'OMPI_COMM_WORLD_SIZE': '2'}, 'pass --coordinator=HOST:PORT'),
+        ((None, None, None), MPI_5, 'pass --coordinator=HOST:PORT'),
+        (('host', None, None), MPI_5, '--coordinator=host: must be HOST:PORT'),
     ],
 )
 def test_flags_that_join_nothing_are_refused(flags, environ, named):
