@@ -15,6 +15,7 @@ from input_pipeline.conversion import UnreadableImage, standardize
 from input_pipeline.decoding import UndecodableImage, decode
 from input_pipeline.progress import track
 from input_pipeline.sources import Split
+from training import verification_metrics
 
 
 class Pairs(NamedTuple):
@@ -114,15 +115,11 @@ def read_labelled(config: ConfigDict) -> Pairs:
 
 
 def check_labels(pairs: Pairs) -> None:
-    """Raises DataError unless there are genuine pairs and impostors, and no fold holds all of them."""
-    if pairs.labels.all() or not pairs.labels.any():
-        kind = 'genuine (1)' if pairs.labels.any() else 'impostors (0)'
-        raise DataError(f'{pairs.path}: all {len(pairs.labels):,} pairs are {kind}; a ROC curve needs both.')
-    if pairs.folds is not None and len(np.unique(pairs.folds)) == 1:
-        raise DataError(
-            f'{pairs.path}: all pairs are in fold {pairs.folds[0]}; the threshold of a fold is chosen on the '
-            'others.'
-        )
+    """Raises DataError unless there are genuine pairs and impostors, also outside of each fold."""
+    try:
+        verification_metrics.check_labels(pairs.labels, pairs.folds)
+    except ValueError as error:
+        raise DataError(f'{pairs.path}: {error}') from error
 
 
 def load_images(pairs: Pairs, config: ConfigDict, name: str, dataset: sources.Dataset) -> PairedImages:

@@ -177,8 +177,8 @@ def test_similarity_is_the_cosine():
     [
         (None, r'val_pairs\.txt cannot be read'),
         ('test-0 test-1\n', 'have no labels 0 or 1'),
-        ('test-0 test-1 1\n', r'all 1 pairs are genuine \(1\)'),
-        ('test-0 test-1 1 1\ntest-0 test-1 0 1\n', 'all pairs are in fold 1'),
+        ('test-0 test-1 1\n', r'of 1 pairs 1 are genuine \(1\)'),
+        ('test-0 test-1 1 1\ntest-0 test-1 0 1\n', 'of 0 pairs outside of fold 1'),
     ],
 )
 def test_pairs_are_checked_before_data_are_loaded(config, tmp_path, content, expected):
