@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -162,10 +163,23 @@ def restore(
 
 def restore_variables(experiment: Experiment, checkpoints: Checkpoints, name: str, step: int) -> Any:
     """Returns what evaluation needs of a checkpoint: parameters and statistics, averaged where they are."""
+    check_classes(experiment, checkpoints, name, step)
     state = experiment.abstract_state()
     if name != 'last':
         return checkpoints.restore(name, step, jax.eval_shape(lambda s: s.variables, state))
     return checkpoints.restore(name, step, state).variables
+
+
+def check_classes(experiment: Experiment, checkpoints: Checkpoints, name: str, step: int) -> None:
+    """Raises CheckpointError unless the classes are those of training, in their order."""
+    then, now = checkpoints.metadata(name, step)['class_names'], experiment.dataset.class_names
+    for number, (old, new) in enumerate(zip_longest(then, now, fillvalue='none')):
+        if old != new:
+            raise CheckpointError(
+                f'{experiment.dataset.name} has other classes than when this run was trained ({len(now):,}, '
+                f'then {len(then):,}; number {number} is {new}, was {old}). Give the classes their old names '
+                'back, or train on the new ones in another --workdir.'
+            )
 
 
 def _find(checkpoints: Checkpoints, checkpoint: str) -> tuple[str, int]:
