@@ -10,7 +10,7 @@ from jax_models.summary import parameter_count
 from training import plots
 from training.checkpoints import Checkpoints
 from training.evaluation import Evaluator, restore_variables
-from training.evaluation_metrics import summarize
+from training.evaluation_metrics import MATRIX_CLASSES, summarize
 from training.experiment import Experiment, selection_split, versions
 from training.progress import Progress
 from training.schedules import applied_rates
@@ -39,6 +39,8 @@ def conclude(
     """
     best_variables = _restore(experiment, checkpoints, 'best')
     split = next((name for name in ('test', 'val') if name in experiment.loaders), None)
+    if split == 'val' and experiment.dataset.num_classes > MATRIX_CLASSES:
+        split = None  # only the matrix would be new
     final = _evaluate(experiment, split, best_variables) if split else {}
     best, last = records[progress.best_epoch - 1], records[-1]
     results = {

@@ -229,8 +229,8 @@ def check_labelled(dataset: sources.Dataset, split: str) -> None:
     """Raises DataError where images of a split are in no class."""
     if (dataset.splits[split].labels < 0).any():
         raise DataError(
-            f'Split {split} of {dataset.name} has images without labels: classifiers are neither trained nor '
-            'evaluated on it.'
+            f'Split {split} of {dataset.name} has images without labels (loose, or in folders that train '
+            'lacks): classifiers are neither trained nor evaluated on it.'
         )
 
 

@@ -66,17 +66,26 @@ def read(path: Path) -> Pairs:
 def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     """Yields the number and the columns of each line that is not blank."""
     if path.suffix.lower() == '.csv':
-        reader = csv.reader(io.StringIO(text))
-        header = next(reader, [])
+        rows = _csv_rows(path, text)
+        _, header = next(rows, (1, []))
         if header[2:3] in (['0'], ['1']) or Path(''.join(header[:1])).suffix:
             raise DataError(f'{path}, line 1: a .csv file begins with a header, such as image1,image2,label')
-        rows = ((reader.line_num, row) for row in reader)
     else:
         separator = '\t' if '\t' in text.partition('\n')[0] else None
         rows = ((number, line.split(separator)) for number, line in enumerate(text.splitlines(), start=1))
     for number, row in rows:
         if any(columns := [column.strip() for column in row]):
             yield number, columns
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    reader, line = csv.reader(io.StringIO(text), strict=True), 1
+    try:
+        for row in reader:
+            yield line, row
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f'{path}, line {line}: {error}; is a quotation mark not closed?') from error
 
 
 class PairedImages(NamedTuple):

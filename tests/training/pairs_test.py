@@ -83,6 +83,8 @@ def test_names_may_have_spaces_in_csv_and_between_tabs(read, text, name):
         ('a\n', 'pairs.txt', r"line 1: expected image image \[0 or 1 \[fold\]\]; found 'a'"),
         ('left,right,same\n,b,1\n', 'pairs.csv', 'line 2: expected image image'),
         ('a,b,1\n', 'pairs.csv', 'line 1: a .csv file begins with a header'),
+        ('left,right\na,b\n"c,d\ne,f\n', 'pairs.csv', 'line 3: .*is a quotation mark not closed'),
+        ('left,right\n"a,b' + 'x' * 200_000, 'pairs.csv', 'line 2: field larger than'),
         ('a.png,b.png\n', 'pairs.csv', 'line 1: a .csv file begins with a header'),
     ],
 )
