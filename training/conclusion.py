@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from jax_models.summary import parameter_count
 from training import plots
@@ -105,6 +106,17 @@ def _draw(
             title=title,
             best_epoch=progress.best_epoch if selected_on else None,
             selected_on=selected_on,
+            train_loss=_extras(experiment.config),
         ),
         'learning_rate': plots.learning_rate(time_axis, rates, folder / 'learning_rate.png', title=title),
     }
+
+
+def _extras(config: ConfigDict) -> str:
+    """Returns what the loss on train holds beyond the cross entropy that evaluation takes."""
+    extras = {
+        config.loss.name: config.loss.name != 'cross_entropy',
+        'label smoothing': config.loss.label_smoothing,
+        'mixed images': config.augmentation.mixup_alpha or config.augmentation.cutmix_alpha,
+    }
+    return ', '.join(name for name, on in extras.items() if on)

@@ -97,8 +97,10 @@ def evaluate(
 
     Raises:
       CheckpointError: there is no such checkpoint, or it is damaged.
-      DataError: the dataset cannot be loaded or has other classes.
+      DataError: the dataset cannot be loaded or has other classes, or `predictions` not be written.
     """
+    if predictions is not None:
+        check_output('predictions', Path(predictions))
     experiment, variables, step = restore(saved_config(workdir, data_dir), workdir, checkpoint, devices)
     config = experiment.config.dataset
     if split is None:
@@ -133,6 +135,21 @@ def evaluate(
     if predictions is not None:
         _write_predictions(Path(predictions), loader.ids, labels, logits)
     return result
+
+
+def check_output(flag: str, path: Path) -> None:
+    """Raises DataError, naming `flag`, where process 0 could not write a file to `path` at the end."""
+    if jax.process_index():
+        return
+    there = path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open('a'):
+            pass
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise DataError(f'--{flag}={path}: cannot be written ({error.strerror}).') from error
 
 
 def saved_config(workdir: Path, data_dir: str | None = None) -> ConfigDict:

@@ -11,7 +11,7 @@ import numpy as np
 from input_pipeline import DataError, sources
 from training import pairs as pair_files
 from training import verification_plots
-from training.evaluation import Evaluator, find_loader, restore, saved_config
+from training.evaluation import Evaluator, check_output, find_loader, restore, saved_config
 from training.experiment import Experiment, create_loader
 from training.pairs import PairedImages
 from training.processes import in_turn
@@ -141,8 +141,11 @@ def verify(
 
     Raises:
       CheckpointError: there is no such checkpoint, or it is damaged.
-      DataError: the pairs or their images cannot be read, or unlabelled ones are given without `scores`.
+      DataError: the pairs or their images cannot be read, unlabelled ones are given without `scores`, or
+        these cannot be written.
     """
+    if scores is not None:
+        check_output('scores', scores)
     config = saved_config(workdir, data_dir)
     flip = config.verification.flip if flip is None else flip
     if folder is not None and not Path(folder).is_dir():
@@ -211,6 +214,7 @@ def export_features(
     """
     if path.suffix != '.npy':
         raise DataError(f'--features={path}: the name of the file must end in .npy')
+    check_output('features', path)
     config = saved_config(workdir, data_dir)
     experiment, variables, _ = restore(config, workdir, checkpoint, devices)
     flip = config.verification.flip if flip is None else flip

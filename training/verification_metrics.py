@@ -106,8 +106,8 @@ def bootstrap(
     images and people, which the resampling takes for independent: the intervals are rather too narrow.
     """
     generator = np.random.default_rng(seed)
-    # Scores are sorted once, and a resample counts how often each pair is drawn: scipy.stats.bootstrap, which
-    # would sort each resample anew, takes ten times as long.
+    # Scores are sorted once, and a resample counts how often each pair is drawn: scipy.stats.bootstrap would
+    # sort each resample anew.
     order = np.argsort(-scores)
     labels, scores = labels[order], scores[order]
     ends = np.flatnonzero(np.append(np.diff(scores), -1))  # equal scores pass a threshold together

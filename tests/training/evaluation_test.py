@@ -64,6 +64,12 @@ def test_missing_checkpoints_and_runs_are_named(workdir, tmp_path):
         evaluate(tmp_path / 'elsewhere', devices=DEVICES)
 
 
+def test_file_that_cannot_be_written_is_met_first(workdir, tmp_path):
+    for path in (tmp_path, tmp_path / 'finished' / 'config.json' / 'a.csv'):
+        with pytest.raises(DataError, match=f'--predictions={path}: cannot be written'):
+            evaluate(tmp_path / 'nothing', predictions=path, devices=DEVICES)
+
+
 def test_split_that_is_not_there_is_named(workdir):
     with pytest.raises(DataError, match="digits has no split 'extra'; it has train, test"):
         evaluate(workdir, split='extra', devices=DEVICES)
