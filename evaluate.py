@@ -1,9 +1,10 @@
 """Evaluates a checkpoint of a run.
 
-  python evaluate.py --workdir=DIR [--checkpoint=best|last|STEP] [--split=test] [--predictions=FILE.csv]
+  python evaluate.py --workdir=DIR [--split=test] [--dataset=NAME] [--predictions=FILE.csv]
   python evaluate.py --workdir=DIR --pairs=FILE [--scores=FILE.csv] [--flip]      (are both the same person?)
   python evaluate.py --workdir=DIR --features=FILE.npy [--split=ver_data] [--flip]
 
+Each also takes [--checkpoint=best|best_verification|last|STEP] [--data_dir=DIR].
 Writes evaluations/<checkpoint>-<dataset>-<split>.json or <checkpoint>-<pairs>.json in the workdir, and plots
 beside the run's.
 """
@@ -37,18 +38,36 @@ _FLIP = flags.DEFINE_bool(
 _joined = command_line.define_process_flags()
 flags.mark_flag_as_required('workdir')
 
+# What --pairs, --features and neither of them know; any other of these flags would be ignored.
+_USES = {
+    'pairs': ('split', 'folder', 'scores', 'flip'),
+    'features': ('split', 'flip'),
+    '': ('split', 'dataset', 'predictions'),
+}
+
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'unexpected argument {argv[1]!r}')
-    if (_SCORES.value or _FOLDER.value) and not _PAIRS.value:
-        raise app.UsageError('--scores and --folder need --pairs')
-    if _PAIRS.value and _FEATURES.value:
-        raise app.UsageError('--pairs and --features: one at a time')
+    _check_flags()
     with command_line.explained():
         command_line.prepare_jax()
         with _joined():
             _run()
+
+
+def _check_flags() -> None:
+    names = {*filter(None, _USES), *(name for known in _USES.values() for name in known)}
+    given = [name for name in sorted(names) if flags.FLAGS[name].value is not None]
+    use = next((name for name in ('pairs', 'features') if name in given), '')
+    for name in given:
+        if flags.FLAGS[name].value == '':
+            raise app.UsageError(f'--{name}= is empty')
+        if name not in (use, *_USES[use]):
+            others = ' or '.join(f'--{other}' for other, known in _USES.items() if other and name in known)
+            raise app.UsageError(f'--{name} does not go with --{use}' if use else f'--{name} needs {others}')
+    if _FOLDER.value and _SPLIT.value:
+        raise app.UsageError('--folder and --split: the images are in one of them')
 
 
 def _run() -> None:

@@ -19,8 +19,8 @@ def standardize(content: bytes) -> tuple[bytes, str]:
 
     JPEG and PNG files that are upright and 8-bit RGB already are kept byte for byte. All others become PNG,
     which loses nothing: grey in three equal channels, palettes looked up, CMYK as Pillow converts it, 16 bits
-    scaled to 8, EXIF rotations carried out, and alpha dropped, as torchvision's ImageFolder drops it. Of
-    animations the first frame counts.
+    of grey scaled to 8 and of colour cut to the higher 8, EXIF rotations carried out, and alpha dropped, as
+    torchvision's ImageFolder drops it. Of animations the first frame counts.
 
     Returns:
         The file and a digest of its pixels, which is the same for files that differ only in format.

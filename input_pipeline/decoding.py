@@ -12,6 +12,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from input_pipeline.workers import follow_parent
+
 _IMAGES_PER_PROCESS = 5000  # fewer are decoded before another process has started
 _FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'GIF')  # named, because trying all that Pillow knows takes longer
 MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
@@ -86,7 +88,9 @@ def decode_all(
             yield decode(encoded, shape, resize=resize), *rest
         return
     # Not forked: JAX may run threads by now, whose locks a fork would copy.
-    with ProcessPoolExecutor(processes, multiprocessing.get_context('spawn')) as pool:
+    context = multiprocessing.get_context('spawn')
+    pool = ProcessPoolExecutor(processes, context, follow_parent)
+    try:
         pending = deque()
         for encoded, *rest in chunks:
             pending.append((pool.submit(decode, encoded, shape, resize=resize), rest))
@@ -95,3 +99,5 @@ def decode_all(
                 yield future.result(), *rest
         for future, rest in pending:
             yield future.result(), *rest
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -54,10 +54,10 @@ def find_or_build(
     listing = folders.scan(source)
     records.check_splits(str(source), splits, listing.splits)
     try:
-        if not _is_current(target, listing):
+        if not _is_current(target, listing, bad_images):
             target.parent.mkdir(parents=True, exist_ok=True)
             with _locked(target.parent / '.lock', name):
-                if not _is_current(target, listing):  # another process may have done it
+                if not _is_current(target, listing, bad_images):  # another process may have done it
                     _build(listing, name, target, bad_images, progress, workers)
     except (OSError, RuntimeError) as error:  # the latter from array_record, such as on a full disk
         raise DataError(
@@ -68,11 +68,11 @@ def find_or_build(
     return records.find(name, root)
 
 
-def _is_current(target: Path, listing: folders.Listing) -> bool:
+def _is_current(target: Path, listing: folders.Listing, bad_images: str) -> bool:
     """Whether `target` was prepared from what lies in the folder now.
 
     Raises:
-        DataError: it was prepared from something else.
+        DataError: it was prepared from something else, or lacks unreadable images where these are to fail.
     """
     if not target.exists():
         return False
@@ -83,6 +83,8 @@ def _is_current(target: Path, listing: folders.Listing) -> bool:
             f'{target.parent.name}, or remove it.'
         )
     if report['fingerprint'] == listing.fingerprint:
+        if report['unreadable'] and bad_images == 'fail':
+            raise _unreadable(listing.folder, report['unreadable'])
         return True
     if report['folder'] != str(listing.folder):
         raise DataError(
@@ -122,10 +124,12 @@ def _build(
     processes = workers or max(1, min(decoding.core_count(), int(_bytes(listing) // _BYTES_PER_PROCESS), 64))
     done: dict[str, dict] = {}
     finished = folder_shards.finish(listing.folder, work, shards, processes, reuse_bad=bad_images == 'skip')
-    for shard, content in track(finished, total, title, progress, size=lambda pair: len(pair[0].items)):
-        done[shard.name] = content
-        if content['unreadable'] and bad_images == 'fail':
-            raise _unreadable(listing.folder, [bad for part in done.values() for bad in part['unreadable']])
+    with contextlib.closing(finished):  # its processes end where this fails
+        for shard, content in track(finished, total, title, progress, size=lambda pair: len(pair[0].items)):
+            done[shard.name] = content
+            if content['unreadable'] and bad_images == 'fail':
+                bad = [image for part in done.values() for image in part['unreadable']]
+                raise _unreadable(listing.folder, bad)
     report = _summarize(listing, shards, done)
     _assemble(listing, name, shards, done, report, work, target)
     _tell(listing, report, target)
@@ -135,7 +139,7 @@ def _unreadable(folder: Path, bad: list[tuple[str, str]]) -> DataError:
     listed = '; '.join(f'{path} ({reason})' for path, reason in sorted(bad)[:_NAMED])
     more = f'; and {len(bad) - _NAMED} more' if len(bad) > _NAMED else ''
     return DataError(
-        f'Unreadable images in {folder}, {len(bad)} so far: {listed}{more}. Repair or remove them, or leave '
+        f'Unreadable images in {folder}, {len(bad):,} found: {listed}{more}. Repair or remove them, or leave '
         'such images out with bad_images=skip (when training: --config.dataset.bad_images=skip). What is '
         'prepared is not done again.'
     )
@@ -184,8 +188,9 @@ def _assemble(
     """Makes a TFDS dataset of the shards and moves it to `target`, in place of what was there."""
     import tensorflow_datasets as tfds
 
-    whole = work / 'whole'
-    shutil.rmtree(whole, ignore_errors=True)
+    whole, old = work / 'whole', work / 'old'
+    for left in (whole, old):  # by an attempt that was killed
+        shutil.rmtree(left, ignore_errors=True)
     whole.mkdir()
     template = tfds.core.ShardedFileTemplate(whole, dataset_name=name, filetype_suffix='array_record')
     split_infos = []
@@ -194,7 +199,7 @@ def _assemble(
         parts = [shard for shard in shards if shard.split == split and done[shard.name]['digests']]
         for index, shard in enumerate(parts):
             file = f'{name}-{split}.array_record-{index:05d}-of-{len(parts):05d}'
-            (work / f'{shard.name}.array_record').rename(whole / file)
+            _link(work / f'{shard.name}.array_record', whole / file)  # not moved: the next step may fail
         lengths = [len(done[shard.name]['digests']) for shard in parts]
         size = sum(done[shard.name]['bytes'] for shard in parts)
         split_infos.append(tfds.core.SplitInfo(split, lengths, size, template))
@@ -214,20 +219,29 @@ def _assemble(
     )
     write_json(whole / REPORT, report)
     if target.exists():
-        target.rename(work / 'old')
+        target.rename(old)
     whole.rename(target)
     shutil.rmtree(work)
 
 
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
+
+
 def _tell(listing: folders.Listing, report: dict, target: Path) -> None:
     bad, duplicates = report['unreadable'], report['duplicates']
-    sizes = ', '.join(f'{split} {len(items):,}' for split, items in listing.splits.items())
+    left_out = {path for path, _ in bad}
+    counts = {split: sum(i.id not in left_out for i in items) for split, items in listing.splits.items()}
+    sizes = ', '.join(f'{split} {count:,}' for split, count in counts.items())
     lines = [f'{target} is prepared: {sizes} images, {len(listing.class_names):,} classes in train.']
     if listing.ignored:
         lines.append(f'{listing.ignored:,} other files were ignored.')
     if bad:
         listed = ', '.join(path for path, _ in bad[:_NAMED])
-        lines.append(f'warning: {len(bad):,} of them were unreadable and left out: {listed}')
+        lines.append(f'warning: {len(bad):,} images were unreadable and left out: {listed}')
     if duplicates:
         listed = ', '.join(f'{path} = {train}' for train, path in duplicates[:_NAMED])
         lines.append(f'warning: {len(duplicates):,} images of other splits are in train too: {listed}')

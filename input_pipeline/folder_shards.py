@@ -7,10 +7,6 @@ goes on with the shards it finished. Workers import this file, so it imports lit
 import hashlib
 import json
 import multiprocessing
-import os
-import signal
-import threading
-import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -19,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from input_pipeline import conversion, folders
+from input_pipeline.workers import follow_parent
 
 _IMAGES = 2000  # in a shard
 _BYTES = 100e6
@@ -80,7 +77,7 @@ def finish(
     if min(processes, len(waiting)) > 1:
         # Not forked: JAX may run threads by now, whose locks a fork would copy.
         context = multiprocessing.get_context('spawn')
-        pool = ProcessPoolExecutor(min(processes, len(waiting)), context, _start_worker, (os.getpid(),))
+        pool = ProcessPoolExecutor(min(processes, len(waiting)), context, follow_parent)
         try:
             futures = {pool.submit(_write_shard, folder, work, shard): shard for shard in waiting.values()}
             for future in as_completed(futures):
@@ -92,18 +89,6 @@ def finish(
             pool.shutdown(cancel_futures=True)
     for shard in waiting.values():
         yield shard, _write_shard(folder, work, shard)
-
-
-def _start_worker(parent: int) -> None:
-    """Leaves Ctrl-C to the parent, and ends with it, however it ends."""
-
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _write_shard(folder: Path, work: Path, shard: Shard) -> dict:

@@ -28,7 +28,8 @@ class Item(NamedTuple):
 class Listing:
     """The images of a folder, sorted by their ids, and how many other files lie there.
 
-    The classes are those of train, sorted by name. A split of loose images has the label -1 throughout.
+    The classes are those of train, sorted by name. A split with none of them, of loose images or of people
+    that train lacks, has the label -1 throughout.
     """
 
     folder: Path
@@ -73,9 +74,9 @@ def scan(folder: Path) -> Listing:
     classes = {split: {image[0] for image in images} for split, images in found.items()}
     _check_classes(folder, classes)
     class_names = sorted(classes['train'])
-    labels = {None: -1, **{name: label for label, name in enumerate(class_names)}}
+    labels = {name: label for label, name in enumerate(class_names)}
     splits = {
-        split: tuple(sorted(Item(path, labels[name], *state) for name, path, *state in images))
+        split: tuple(sorted(Item(path, labels.get(name, -1), *state) for name, path, *state in images))
         for split, images in sorted(found.items())
     }
     return Listing(folder, tuple(class_names), splits, ignored)
@@ -141,17 +142,18 @@ def _check_classes(folder: Path, classes: dict[str, set[str | None]]) -> None:
         raise DataError(f'{folder} holds no images ({", ".join(SUFFIXES)}) in folders. {_LAYOUT}.')
     if 'train' not in classes:
         raise DataError(f'{folder} has no images in train, but in {_listed(classes)}. {_LAYOUT}.')
-    for split, names in classes.items():
-        if None in names and len(names) > 1:
-            raise DataError(
-                f'Split {split} of {folder} has images beside its class folders: move them into one, or away.'
-            )
     train = classes['train']
     if len(train) < 2:
         what = 'no class folders' if None in train else f'only one class, {_listed(train)}'
         raise DataError(f'The train folder of {folder} has {what}: a classifier needs two. {_LAYOUT}.')
     for split, names in classes.items():
-        if more := names - train - {None}:
+        if not names & train - {None}:
+            continue  # images of other people, to verify
+        if None in names:
+            raise DataError(
+                f'Split {split} of {folder} has images beside its class folders: move them into one, or away.'
+            )
+        if more := names - train:
             raise DataError(f'Split {split} of {folder} has classes that train lacks: {_listed(more)}.')
 
 

@@ -128,12 +128,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument('--workers', type=int, default=0, help='processes; default: as many as pay')
     config = ConfigDict({**vars(parser.parse_args(arguments)), 'manual_dir': ''})
+    if config.workers < 0:
+        parser.error(f'--workers={config.workers}: must be at least 1, or 0 for as many as pay')
     try:
         if _is_taken(config.name):
             raise DataError(f'--name={config.name} is another dataset already; choose one of your own.')
         find_or_prepare(config, (), progress=sys.stderr.isatty(), workers=config.workers)
     except DataError as error:
         sys.exit(f'error: {error}')
+    except KeyboardInterrupt:
+        print('stopped; the same command goes on with what is not prepared yet', file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == '__main__':

@@ -79,8 +79,9 @@ def check_splits(name: str, splits: Sequence[str], available: Collection[str]) -
     for split in splits:
         if split not in available:
             raise DataError(
-                f'{name} has no split {split!r}; it has {", ".join(available)}. A run takes those that '
-                "config.dataset.train_split, validation_split and test_split name ('' for none)."
+                f'{name} has no split {split!r}; it has {", ".join(available)}. Splits are named by '
+                "config.dataset.train_split, validation_split and test_split ('' for none), by "
+                "config.verification.split, and by evaluate.py's --split."
             )
 
 

@@ -5,11 +5,8 @@ Grain's worker processes import this file, so it imports little.
 
 import gc
 import multiprocessing
-import os
 import shutil
 import signal
-import threading
-import time
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -20,10 +17,10 @@ from input_pipeline import DataError, decoding
 from input_pipeline.encoded import EncodedImages
 from input_pipeline.loaders import evaluation_order, steps_per_epoch, training_order
 from input_pipeline.sources import Split
+from input_pipeline.workers import follow_parent
 
 MAX_WORKERS = 16
 _AHEAD = 2  # batches that a worker may be ahead
-_PARENT_SECONDS = 1.0  # between a worker's looks at whether its parent still lives
 _SHARED_MEMORY = Path('/dev/shm')
 
 
@@ -185,15 +182,7 @@ def _worker_count(workers: int, batch_bytes: int) -> int:
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Runs in each worker process: the parent decides when it ends, and when the parent is no more."""
-    # Ctrl-C, or a cluster's SIGTERM, goes to every process; the parent still wants its batches then.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Runs in each worker process."""
+    follow_parent()
+    # A cluster's SIGTERM goes to every process; the parent still wants its batches then.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    parent = multiprocessing.parent_process().pid
-
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(_PARENT_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -178,6 +178,7 @@ class CosineLinear(Linear):
 
 
 def _unit(vectors, axis):
-    # Features that are all 0 have no direction, and need no gradient.
-    square = jnp.maximum(jnp.square(vectors).sum(axis, keepdims=True), 1e-12)
-    return vectors * jax.lax.rsqrt(square)
+    # Vectors of length 0 have no direction: they stay 0, and get a gradient of 0 rather than a huge one.
+    square = jnp.square(vectors).sum(axis, keepdims=True)
+    some = square > 1e-12
+    return jnp.where(some, vectors * jax.lax.rsqrt(jnp.where(some, square, 1)), 0)

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from jax_models.summary import parameter_count
 from training import plots
 from training.checkpoints import Checkpoints
 from training.evaluation import Evaluator, restore_variables
-from training.evaluation_metrics import summarize
+from training.evaluation_metrics import MATRIX_CLASSES, summarize
 from training.experiment import Experiment, selection_split, versions
 from training.progress import Progress
 from training.schedules import applied_rates
@@ -39,6 +40,8 @@ def conclude(
     """
     best_variables = _restore(experiment, checkpoints, 'best')
     split = next((name for name in ('test', 'val') if name in experiment.loaders), None)
+    if split == 'val' and experiment.dataset.num_classes > MATRIX_CLASSES:
+        split = None  # only the matrix would be new
     final = _evaluate(experiment, split, best_variables) if split else {}
     best, last = records[progress.best_epoch - 1], records[-1]
     results = {
@@ -103,6 +106,17 @@ def _draw(
             title=title,
             best_epoch=progress.best_epoch if selected_on else None,
             selected_on=selected_on,
+            train_loss=_extras(experiment.config),
         ),
         'learning_rate': plots.learning_rate(time_axis, rates, folder / 'learning_rate.png', title=title),
     }
+
+
+def _extras(config: ConfigDict) -> str:
+    """Returns what the loss on train holds beyond the cross entropy that evaluation takes."""
+    extras = {
+        config.loss.name: config.loss.name != 'cross_entropy',
+        'label smoothing': config.loss.label_smoothing,
+        'mixed images': config.augmentation.mixup_alpha or config.augmentation.cutmix_alpha,
+    }
+    return ', '.join(name for name, on in extras.items() if on)

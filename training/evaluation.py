@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,10 @@ def evaluate(
 
     Raises:
       CheckpointError: there is no such checkpoint, or it is damaged.
-      DataError: the dataset cannot be loaded or has other classes.
+      DataError: the dataset cannot be loaded or has other classes, or `predictions` not be written.
     """
+    if predictions is not None:
+        check_output('predictions', Path(predictions))
     experiment, variables, step = restore(saved_config(workdir, data_dir), workdir, checkpoint, devices)
     config = experiment.config.dataset
     if split is None:
@@ -134,6 +137,21 @@ def evaluate(
     return result
 
 
+def check_output(flag: str, path: Path) -> None:
+    """Raises DataError, naming `flag`, where process 0 could not write a file to `path` at the end."""
+    if jax.process_index():
+        return
+    there = path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open('a'):
+            pass
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise DataError(f'--{flag}={path}: cannot be written ({error.strerror}).') from error
+
+
 def saved_config(workdir: Path, data_dir: str | None = None) -> ConfigDict:
     """Returns the config of a run, and its data_dir if given. Raises CheckpointError where there is none."""
     saved = workdir / 'config.json'
@@ -162,10 +180,23 @@ def restore(
 
 def restore_variables(experiment: Experiment, checkpoints: Checkpoints, name: str, step: int) -> Any:
     """Returns what evaluation needs of a checkpoint: parameters and statistics, averaged where they are."""
+    check_classes(experiment, checkpoints, name, step)
     state = experiment.abstract_state()
     if name != 'last':
         return checkpoints.restore(name, step, jax.eval_shape(lambda s: s.variables, state))
     return checkpoints.restore(name, step, state).variables
+
+
+def check_classes(experiment: Experiment, checkpoints: Checkpoints, name: str, step: int) -> None:
+    """Raises CheckpointError unless the classes are those of training, in their order."""
+    then, now = checkpoints.metadata(name, step)['class_names'], experiment.dataset.class_names
+    for number, (old, new) in enumerate(zip_longest(then, now, fillvalue='none')):
+        if old != new:
+            raise CheckpointError(
+                f'{experiment.dataset.name} has other classes than when this run was trained ({len(now):,}, '
+                f'then {len(then):,}; number {number} is {new}, was {old}). Give the classes their old names '
+                'back, or train on the new ones in another --workdir.'
+            )
 
 
 def _find(checkpoints: Checkpoints, checkpoint: str) -> tuple[str, int]:

@@ -5,6 +5,7 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -35,9 +36,12 @@ def resolve(config: ConfigDict, devices: Sequence[jax.Device]) -> ConfigDict:
     """Returns a copy of a checked config in which no value is `auto`, which depends on the devices.
 
     But for dataset.loader, which depends on the size of the images too. The name of the dataset is then also
-    the one that a folder is prepared as.
+    the one that a folder is prepared as, and folders are absolute: they hold from anywhere.
     """
     config = config.copy_and_resolve_references()
+    for name in ('folder', 'data_dir', 'manual_dir', 'cache_dir'):
+        if config.dataset[name]:
+            config.dataset[name] = str(Path(config.dataset[name]).expanduser().absolute())
     if config.dataset.folder:
         config.dataset.name = prepare.folder_dataset_name(config.dataset.name, config.dataset.folder)
     on_cpu = devices[0].platform == 'cpu'
@@ -143,24 +147,26 @@ def create_experiment(
     Args:
       config: checked and resolved.
       devices: to run on.
-      dataset: taken instead of what `config.dataset` names.
+      dataset: taken instead of what `config.dataset` names, and without pairs.
 
     Raises:
       ConfigError: the batch does not fit the devices, or the model the images or its limit.
       DataError: the dataset or the pairs cannot be loaded.
     """
-    labelled = pairs.read_labelled(config) if config.verification.pairs else None
+    labelled = pairs.read_labelled(config) if config.verification.pairs and dataset is None else None
     execution = Execution(config.parallel, devices)
     _check_batch(config, execution.device_count)
     if dataset is None:
         check = functools.partial(_check_model, config.model)
         memory, names = execution.free_bytes(), _split_names(config.dataset)
+        if labelled is not None:
+            names = list(dict.fromkeys([*names, config.verification.split]))
         dataset = in_turn(lambda: sources.load(config.dataset, names, memory=memory, check=check))
     loaders = _create_loaders(config.dataset, dataset)
     paired = None
     if labelled is not None:
-        split = config.verification.split
-        paired = in_turn(lambda: pairs.load_images(labelled, config.dataset, split, dataset))
+        name = config.verification.split
+        paired = pairs.find_images(labelled, dataset.splits[name], name, dataset.image_shape)
 
     mean, std = normalization.constants(config.dataset.normalization, dataset, config.dataset.train_split)
     before, after = augment.create_augmentation(config.augmentation)
@@ -223,8 +229,8 @@ def check_labelled(dataset: sources.Dataset, split: str) -> None:
     """Raises DataError where images of a split are in no class."""
     if (dataset.splits[split].labels < 0).any():
         raise DataError(
-            f'Split {split} of {dataset.name} has images without labels: classifiers are neither trained nor '
-            'evaluated on it.'
+            f'Split {split} of {dataset.name} has images without labels (loose, or in folders that train '
+            'lacks): classifiers are neither trained nor evaluated on it.'
         )
 
 

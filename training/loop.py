@@ -13,7 +13,7 @@ from training import CheckpointError, NonFiniteLoss
 from training.checkpoints import Checkpoints
 from training.conclusion import conclude
 from training.console import Console
-from training.evaluation import Evaluator
+from training.evaluation import Evaluator, check_classes
 from training.experiment import Experiment, selection_split, versions
 from training.feeds import create_training_feed
 from training.interruption import Interrupted, Interruption
@@ -272,7 +272,11 @@ class Training:
     def _save(self, step: int) -> None:
         if not self.execution.fetch(_all_finite(self.state.params)).all():
             raise NonFiniteLoss(self._non_finite('parameters', step))
-        metadata = {'config': self.config.to_dict(), 'versions': versions()}
+        metadata = {
+            'config': self.config.to_dict(),
+            'class_names': list(self.experiment.dataset.class_names),
+            'versions': versions(),
+        }
         for name, variables in self._unsaved.items():
             best_epoch = getattr(self.progress, f'{name}_epoch')
             self.checkpoints.save(name, best_epoch * self.experiment.steps, variables, metadata)
@@ -285,6 +289,7 @@ class Training:
         steps = self.checkpoints.steps('last')
         if not steps:
             return None
+        check_classes(self.experiment, self.checkpoints, 'last', steps[-1])
         state = self.checkpoints.restore('last', steps[-1], self.experiment.abstract_state())
         metadata = self.checkpoints.metadata('last', steps[-1])
         self.progress = restored_progress(metadata, self.config)

@@ -10,11 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from input_pipeline import DataError, sources
+from input_pipeline import DataError
 from input_pipeline.conversion import UnreadableImage, standardize
 from input_pipeline.decoding import UndecodableImage, decode
 from input_pipeline.progress import track
 from input_pipeline.sources import Split
+from training import verification_metrics
 
 
 class Pairs(NamedTuple):
@@ -65,17 +66,26 @@ def read(path: Path) -> Pairs:
 def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     """Yields the number and the columns of each line that is not blank."""
     if path.suffix.lower() == '.csv':
-        reader = csv.reader(io.StringIO(text))
-        header = next(reader, [])
+        rows = _csv_rows(path, text)
+        _, header = next(rows, (1, []))
         if header[2:3] in (['0'], ['1']) or Path(''.join(header[:1])).suffix:
             raise DataError(f'{path}, line 1: a .csv file begins with a header, such as image1,image2,label')
-        rows = ((reader.line_num, row) for row in reader)
     else:
         separator = '\t' if '\t' in text.partition('\n')[0] else None
         rows = ((number, line.split(separator)) for number, line in enumerate(text.splitlines(), start=1))
     for number, row in rows:
         if any(columns := [column.strip() for column in row]):
             yield number, columns
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    reader, line = csv.reader(io.StringIO(text), strict=True), 1
+    try:
+        for row in reader:
+            yield line, row
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f'{path}, line {line}: {error}; is a quotation mark not closed?') from error
 
 
 class PairedImages(NamedTuple):
@@ -94,19 +104,28 @@ class PairedImages(NamedTuple):
         return images.reshape(*rows.shape, *images.shape[1:])
 
 
-def find_file(name: str, folder: str) -> Path:
-    """Returns the path of a pairs file, which may be relative to the folder of images."""
+def find_file(name: str, folder: str, key: str) -> Path:
+    """Returns the path of a pairs file, which may be relative to the folder of images ('': none).
+
+    Raises:
+      DataError: naming `key`, which the name was given for, and where the file was looked for.
+    """
     path = Path(name).expanduser()
-    inside = Path(folder).expanduser() / path
-    return inside if folder and not path.exists() and inside.exists() else path
+    places = [path, Path(folder).expanduser() / path] if folder else [path]
+    for place in places:
+        if place.exists():
+            return place
+    looked = ' or '.join(dict.fromkeys(str(place.absolute()) for place in places))
+    raise DataError(f'{key}={name}: there is no {looked}. Say where the pairs file is with --{key}=FILE.')
 
 
 def read_labelled(config: ConfigDict) -> Pairs:
     """Returns the pairs of `config.verification`. Raises DataError unless they have labels of both kinds."""
-    found = read(find_file(config.verification.pairs, config.dataset.folder))
+    key = 'config.verification.pairs'
+    found = read(find_file(config.verification.pairs, config.dataset.folder, key))
     if found.labels is None:
         raise DataError(
-            f'config.verification.pairs={found.path}: these pairs have no labels 0 or 1 to compare with; '
+            f'{key}={found.path}: these pairs have no labels 0 or 1 to compare with; '
             'evaluate.py --pairs=… --scores=… writes their similarities.'
         )
     check_labels(found)
@@ -114,30 +133,21 @@ def read_labelled(config: ConfigDict) -> Pairs:
 
 
 def check_labels(pairs: Pairs) -> None:
-    """Raises DataError unless there are genuine pairs and impostors, and no fold holds all of them."""
-    if pairs.labels.all() or not pairs.labels.any():
-        kind = 'genuine (1)' if pairs.labels.any() else 'impostors (0)'
-        raise DataError(f'{pairs.path}: all {len(pairs.labels):,} pairs are {kind}; a ROC curve needs both.')
-    if pairs.folds is not None and len(np.unique(pairs.folds)) == 1:
-        raise DataError(
-            f'{pairs.path}: all pairs are in fold {pairs.folds[0]}; the threshold of a fold is chosen on the '
-            'others.'
-        )
+    """Raises DataError unless there are genuine pairs and impostors, also outside of each fold."""
+    try:
+        verification_metrics.check_labels(pairs.labels, pairs.folds)
+    except ValueError as error:
+        raise DataError(f'{pairs.path}: {error}') from error
 
 
-def load_images(pairs: Pairs, config: ConfigDict, name: str, dataset: sources.Dataset) -> PairedImages:
-    """Returns the pairs with the images of the split `name` of `config` (config.dataset).
+def find_images(pairs: Pairs, split: Split, name: str, image_shape: tuple[int, int, int]) -> PairedImages:
+    """Returns the pairs with the images of the split called `name`.
 
     Raises:
-      DataError: there is no such split, its images have another shape than those of `dataset`, or a pair
-        names an image that is not there.
+      DataError: its images are not of `image_shape`, or a pair names an image that is not there.
     """
-    splits = dataset.splits if name in dataset.splits else sources.load(config, (name,)).splits
-    split = splits[name]
-    if split.images.shape[1:] != dataset.image_shape:
-        theirs, ours = (
-            ' x '.join(map(str, shape)) for shape in (split.images.shape[1:], dataset.image_shape)
-        )
+    if split.images.shape[1:] != image_shape:
+        theirs, ours = (' x '.join(map(str, shape)) for shape in (split.images.shape[1:], image_shape))
         raise DataError(
             f'the images of {name} have {theirs} pixels, those to train on {ours}: make them alike, or let '
             '--config.dataset.image_size do so.'
@@ -149,11 +159,19 @@ def read_images(pairs: Pairs, folder: Path, image_shape: tuple[int, int, int]) -
     """Returns the pairs with images that lie in `folder`, of any size, made like those of a prepared folder.
 
     Raises:
-      DataError: an image is not there (with its line in the pairs file) or unreadable.
+      DataError: an image is not there (with its line in the pairs file) or unreadable, or those of the model
+        are not square.
     """
-    names = sorted({name for both in pairs.names for name in both if (folder / name).is_file()})
+    height, width, _ = image_shape
+    if height != width:
+        raise DataError(
+            f'--folder={folder}: this model takes images of {width} x {height} pixels, and photographs are '
+            'made square ones only. Compare images of a --split.'
+        )
+    names = {_inside(name, folder.resolve().name) for both in pairs.names for name in both}
+    names = sorted(name for name in names if (folder / name).is_file())
     split = Split(np.empty((len(names), *image_shape), np.uint8), np.full(len(names), -1), np.array(names))
-    paired = pair_images(pairs, split, str(folder))  # before reading: is every image there?
+    paired = pair_images(pairs, split, folder.resolve().name)  # before reading: is every image there?
     for image, name in zip(
         split.images,
         track(names, len(names), f'Reading {folder}', sys.stderr.isatty(), size=lambda _: 1),
@@ -163,21 +181,20 @@ def read_images(pairs: Pairs, folder: Path, image_shape: tuple[int, int, int]) -
             content, _ = standardize((folder / name).read_bytes())
             image[:] = decode([content], image_shape, resize=True)[0]
         except (OSError, UnreadableImage, UndecodableImage) as error:
-            raise DataError(f'{folder / name} cannot be read: {error}') from error
+            raise DataError(f'{folder / name} cannot be read: {error.args[-1]}') from error
     return paired
 
 
 def pair_images(pairs: Pairs, split: Split, folder: str) -> PairedImages:
     """Finds the images that the pairs name.
 
-    Names and ids are compared without the `folder` (such as ver_data) that either may begin with.
+    Names and ids are compared as they are inside of the `folder` (such as ver_data).
 
     Raises:
       DataError: naming the first line whose image is not there.
     """
-    prefix = f'{folder}/'
-    positions = {str(name).removeprefix(prefix): position for position, name in enumerate(split.ids)}
-    rows = np.array([[positions.get(name.removeprefix(prefix), -1) for name in both] for both in pairs.names])
+    positions = {_inside(str(name), folder): position for position, name in enumerate(split.ids)}
+    rows = np.array([[positions.get(_inside(name, folder), -1) for name in both] for both in pairs.names])
     if (rows < 0).any():
         pair, side = np.argwhere(rows < 0)[0]
         missing = len(set(np.array(pairs.names)[rows < 0]))
@@ -187,3 +204,8 @@ def pair_images(pairs: Pairs, split: Split, folder: str) -> PairedImages:
         )
     used, rows = np.unique(rows, return_inverse=True)
     return PairedImages(split, used, rows.reshape(-1, 2), pairs.labels, pairs.folds)
+
+
+def _inside(name: str, folder: str) -> str:
+    """Returns the name of an image without that of the folder, which it may begin with."""
+    return name.removeprefix('./').removeprefix('cls_data/').removeprefix(f'{folder}/')

@@ -50,6 +50,7 @@ def learning_curves(
     title: str,
     best_epoch: int | None = None,
     selected_on: str | None = None,
+    train_loss: str = '',
 ) -> Path:
     """Draws accuracy and loss of each epoch.
 
@@ -57,11 +58,13 @@ def learning_curves(
         records: the objects of metrics.jsonl. Splits without values are left out, None and NaN leave gaps.
         best_epoch: marked, with its values.
         selected_on: what chose the best epoch, such as 'val_accuracy', for the label.
+        train_loss: what the loss on train has that the others have not, such as 'label smoothing'.
     """
     figure = Figure(figsize=(10, 4.3), dpi=DPI, layout='constrained')
     figure.suptitle(title, x=0.01, ha='left')
     accuracy, loss = figure.subplots(1, 2)
-    for axes, metric, name in ((accuracy, 'accuracy', 'accuracy (%)'), (loss, 'loss', 'loss (nats)')):
+    nats = 'loss (nats)' + (f', on train with {train_loss}' if train_loss else '')
+    for axes, metric, name in ((accuracy, 'accuracy', 'accuracy (%)'), (loss, 'loss', nats)):
         _curves(axes, records, metric, best_epoch)
         axes.set(xlabel='epoch', ylabel=name)
     handles, labels = accuracy.get_legend_handles_labels()

@@ -8,6 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jax_models import summary
+from jax_models.registry import stage_count
 from training import CheckpointError, plots
 from training import config as configuration
 from training.checkpoints import Checkpoints
@@ -93,7 +94,8 @@ def _describe(console: Console, experiment: Experiment, parts: list[summary.Modu
     config, dataset = experiment.config, experiment.dataset
     shape = dataset.image_shape
     console.print(summary.table(experiment.model, parts))
-    if config.model.stem == 'imagenet' and min(shape[:2]) <= 64:
+    has_stem = stage_count(config.model) is not None
+    if has_stem and config.model.stem == 'imagenet' and min(shape[:2]) <= 64:
         console.print(
             f'warning: the 7x7 stem leaves little of images of {shape[0]} x {shape[1]} pixels; '
             '--config.model.stem=cifar suits them'
@@ -130,13 +132,14 @@ def _report(console: Console, workdir: Path, results: dict) -> dict:
     elif 'val_accuracy' not in results:
         console.print('neither validation nor test images: nothing was evaluated')
     choice = {'val': 'chosen on validation', 'test': 'CHOSEN ON TEST, so optimistic'}
-    if 'last_verification' in results:
-        console.print(f'pairs, last epoch    {describe(results["last_verification"])}')
-        console.print(f'pairs, best epoch    {describe(results["best_verification"])}')
     console.print(
         f'from epoch           {results["best_epoch"]} of {results["epochs"]}, '
         + choice.get(results['selected_on'], 'the last')
     )
+    if 'last_verification' in results:
+        for name, epoch in (('last', results['epochs']), ('best', results['best_verification_epoch'])):
+            label = f'pairs, epoch {epoch}'
+            console.print(f'{label:<20} {describe(results[f"{name}_verification"])}  ({name})')
     console.print(f'parameters           {results["parameters"]:,}')
     console.print(f'training             {results["train_seconds"]:,.1f} s on {results["device"]}')
     console.print(f'plots                {workdir / "plots"}')

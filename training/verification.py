@@ -8,12 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from input_pipeline import DataError
-from input_pipeline.loaders import Resident
+from input_pipeline import DataError, sources
 from training import pairs as pair_files
 from training import verification_plots
-from training.evaluation import Evaluator, find_loader, restore, saved_config
-from training.experiment import Experiment
+from training.evaluation import Evaluator, check_output, find_loader, restore, saved_config
+from training.experiment import Experiment, create_loader
 from training.pairs import PairedImages
 from training.processes import in_turn
 from training.tracking import write_json
@@ -28,7 +27,8 @@ class Verifier:
 
     def __init__(self, experiment: Experiment, paired: PairedImages, *, flip: bool):
         self.paired, self._is_main = paired, experiment.execution.is_main
-        self._evaluator = Evaluator(experiment, Resident(paired.split, paired.used))
+        loader = create_loader(experiment.config.dataset, paired.split, paired.used)
+        self._evaluator = Evaluator(experiment, loader)
         self._run = experiment.execution.compile_predict(experiment.feature_step(flip=flip))
 
     def scores(self, variables: Any) -> np.ndarray:
@@ -141,11 +141,16 @@ def verify(
 
     Raises:
       CheckpointError: there is no such checkpoint, or it is damaged.
-      DataError: the pairs or their images cannot be read, or unlabelled ones are given without `scores`.
+      DataError: the pairs or their images cannot be read, unlabelled ones are given without `scores`, or
+        these cannot be written.
     """
+    if scores is not None:
+        check_output('scores', scores)
     config = saved_config(workdir, data_dir)
     flip = config.verification.flip if flip is None else flip
-    found = pair_files.read(pair_files.find_file(pairs, folder or config.dataset.folder))
+    if folder is not None and not Path(folder).is_dir():
+        raise DataError(f'--folder={folder}: there is no such folder.')
+    found = pair_files.read(pair_files.find_file(pairs, folder or config.dataset.folder, 'pairs'))
     if found.labels is not None:
         pair_files.check_labels(found)
     elif scores is None:
@@ -153,11 +158,13 @@ def verify(
             f'{found.path}: these pairs have no labels 0 or 1; --scores=FILE.csv writes similarities.'
         )
     experiment, variables, step = restore(config, workdir, checkpoint, devices)
+    image_shape = experiment.dataset.image_shape
     if folder is not None:
-        paired = pair_files.read_images(found, Path(folder), experiment.dataset.image_shape)
+        paired = pair_files.read_images(found, Path(folder), image_shape)
     else:
-        name = split or config.verification.split
-        paired = in_turn(lambda: pair_files.load_images(found, config.dataset, name, experiment.dataset))
+        name, memory = split or config.verification.split, experiment.execution.free_bytes()
+        loaded = in_turn(lambda: sources.load(experiment.config.dataset, (name,), memory=memory))
+        paired = pair_files.find_images(found, loaded.splits[name], name, image_shape)
     verifier = Verifier(experiment, paired, flip=flip)
     similarities = verifier.scores(variables)
     is_main = experiment.execution.is_main
@@ -207,6 +214,7 @@ def export_features(
     """
     if path.suffix != '.npy':
         raise DataError(f'--features={path}: the name of the file must end in .npy')
+    check_output('features', path)
     config = saved_config(workdir, data_dir)
     experiment, variables, _ = restore(config, workdir, checkpoint, devices)
     flip = config.verification.flip if flip is None else flip

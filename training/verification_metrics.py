@@ -27,15 +27,10 @@ def summarize(
         fold_accuracies: {fold: accuracy}.
 
     Raises:
-        ValueError: pairs of one kind only, scores that are not finite, or a single fold.
+        ValueError: see `check_labels`; or scores that are not finite.
     """
     labels, scores = np.asarray(labels, bool), np.asarray(scores, np.float64)
-    if labels.all() or not labels.any():
-        raise ValueError(f'all {len(labels)} pairs are of one kind: a ROC curve needs both.')
-    if folds is not None and len(np.unique(folds)) == 1:
-        raise ValueError(
-            f'all {len(labels)} pairs are in one fold: a threshold needs others to be chosen on.'
-        )
+    check_labels(labels, folds)
     if not np.isfinite(scores).all():
         raise ValueError(
             f'{(~np.isfinite(scores)).sum()} of {len(scores)} scores are not finite, first pair '
@@ -51,6 +46,20 @@ def summarize(
     if resamples:
         summary['intervals'] = bootstrap(labels, scores, resamples)
     return summary if folds is None else summary | _fold_accuracy(labels, scores, folds)
+
+
+def check_labels(labels: np.ndarray, folds: np.ndarray | None = None) -> None:
+    """Raises ValueError unless there are pairs of both kinds, also outside of each fold."""
+    parts = [('', labels, 'a ROC curve')]
+    for fold in [] if folds is None else np.unique(folds):
+        parts.append((f' outside of fold {fold}', labels[folds != fold], 'the threshold of a fold'))
+    for where, part, what in parts:
+        genuine = np.count_nonzero(part)
+        if genuine in (0, len(part)):
+            raise ValueError(
+                f'of {len(part):,} pairs{where} {genuine:,} are genuine (1) and {len(part) - genuine:,} '
+                f'impostors (0): {what} needs both.'
+            )
 
 
 def roc(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -97,8 +106,8 @@ def bootstrap(
     images and people, which the resampling takes for independent: the intervals are rather too narrow.
     """
     generator = np.random.default_rng(seed)
-    # Scores are sorted once, and a resample counts how often each pair is drawn: scipy.stats.bootstrap, which
-    # would sort each resample anew, takes ten times as long.
+    # Scores are sorted once, and a resample counts how often each pair is drawn: scipy.stats.bootstrap would
+    # sort each resample anew.
     order = np.argsort(-scores)
     labels, scores = labels[order], scores[order]
     ends = np.flatnonzero(np.append(np.diff(scores), -1))  # equal scores pass a threshold together

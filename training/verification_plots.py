@@ -49,7 +49,7 @@ def curves(records: Sequence[Mapping], path: Path, *, title: str, best_epoch: in
 def roc_curve(labels: np.ndarray, scores: np.ndarray, path: Path, *, title: str) -> Path:
     """Draws true over false positive rates, the latter on a logarithmic axis, with the equal error rate."""
     fpr, tpr, _ = roc(labels, scores)
-    eer, lowest = equal_error_rate(fpr, tpr), 1 / (~labels).sum()
+    eer, lowest = equal_error_rate(fpr, tpr), min(0.5, 1 / (~labels).sum())
     figure = Figure(figsize=(6.5, 4.8), dpi=plots.DPI, layout='constrained')
     figure.suptitle(title, x=0.015, ha='left')
     axes = figure.subplots()

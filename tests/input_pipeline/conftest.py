@@ -10,7 +10,7 @@ from PIL import Image
 from configs.default import get_config
 
 
-def write_dataset(data_dir, *, train=24, test=9, shape=(8, 8, 3), features=None, shards=1):
+def write_dataset(data_dir, *, train=24, test=9, other=0, shape=(8, 8, 3), features=None, shards=1):
     """Prepares `tiny` 1.0.0 in data_dir: random images, labels 0, 1, 2, 0, … in three classes."""
     import tensorflow_datasets as tfds
 
@@ -28,7 +28,8 @@ def write_dataset(data_dir, *, train=24, test=9, shape=(8, 8, 3), features=None,
             return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
         def _split_generators(self, dl_manager):
-            return {'train': self._generate_examples(train), 'test': self._generate_examples(test)}
+            sizes = {'train': train, 'test': test, 'other': other}
+            return {name: self._generate_examples(size) for name, size in sizes.items() if size}
 
         def _generate_examples(self, size):
             rng = np.random.default_rng(size)

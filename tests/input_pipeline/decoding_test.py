@@ -1,4 +1,8 @@
 import io
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,3 +58,25 @@ def test_damaged_image_is_named_by_its_position(format):
     with pytest.raises(UndecodableImage) as error:
         decode([content, content[: len(content) // 2]], (16, 16, 3))
     assert error.value.args[0] == 1
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+def test_workers_end_with_a_killed_parent():
+    script = f"""
+import multiprocessing, sys
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from input_pipeline.decoding import decode_all
+chunks = (([{encode(np.zeros((8, 8, 3), np.uint8))!r}], index) for index in range(10**6))
+next(decoded := decode_all(chunks, (8, 8, 3), 2))
+print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+input()
+"""
+    command = [sys.executable, '-c', script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        workers = [Path(f'/proc/{int(pid)}') for pid in parent.stdout.readline().split()]
+        assert len(workers) == 2
+        parent.kill()
+    deadline = time.monotonic() + 30
+    while any(worker.exists() for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -129,7 +129,7 @@ def test_missing_split_is_met_before_preparing(config, tmp_path):
 def test_unreadable_images_fail_with_their_paths(config, folder):
     (folder / 'train/ann/0.png').write_bytes(b'')
     (folder / 'train/ann/1.png').write_bytes(b'text')
-    with pytest.raises(DataError, match=r'2 so far: train/ann/0.png \(empty file\); .*bad_images=skip'):
+    with pytest.raises(DataError, match=r'2 found: train/ann/0.png \(empty file\); .*bad_images=skip'):
         find(config)
     (folder / 'train/ann/0.png').unlink()
     (folder / 'train/ann/1.png').unlink()
@@ -141,8 +141,13 @@ def test_unreadable_images_are_skipped_and_listed(config, folder, capfd):
     (folder / 'dev/ann/2.png').symlink_to('nowhere')
     config.bad_images = 'skip'
     assert len(sources.load(config, ('train',), progress=False).splits['train'].ids) == 9
-    assert 'warning: 2 of them were unreadable and left out: dev/ann/2.png' in capfd.readouterr().err
+    printed = capfd.readouterr().err
+    assert 'is prepared: dev 2, train 9, ver_data 2 images' in printed
+    assert 'warning: 2 images were unreadable and left out: dev/ann/2.png' in printed
     assert [path for path, _ in report(config)['unreadable']] == ['dev/ann/2.png', 'train/ann/0.png']
+    config.bad_images = 'fail'
+    with pytest.raises(DataError, match=r'2 found: dev/ann/2\.png'):
+        find(config)
 
 
 def test_class_without_a_readable_image_is_an_error(config, folder):
@@ -192,9 +197,10 @@ def test_full_disk_is_explained_and_loses_nothing(config, monkeypatch):
         raise RuntimeError('write() failed: No space left on device')
 
     with monkeypatch.context() as patch:
-        patch.setattr(tfds.folder_dataset, 'write_metadata', fail)  # when the shards have been moved
+        patch.setattr(tfds.folder_dataset, 'write_metadata', fail)  # when the shards are in place
         with pytest.raises(DataError, match=r'Cannot prepare faces in .*No space left.*data_dir=DIR'):
             find(config)
+    monkeypatch.setattr(folder_shards, '_write_shard', None)
     assert len(sources.load(config, ('train',), progress=False).splits['train'].ids) == 10
 
 

@@ -27,6 +27,12 @@ def test_splits_classes_and_loose_images_are_told_apart(tree):
     }
 
 
+def test_split_of_other_people_has_no_labels(tree):
+    listing = folders.scan(tree('train/b/2.png', 'train/a/1.jpg', 'ver_data/Ann/1.png', 'ver_data/2.png'))
+    found = [(item.id, item.label) for item in listing.splits['ver_data']]
+    assert found == [('ver_data/2.png', -1), ('ver_data/Ann/1.png', -1)]
+
+
 def test_layout_with_cls_data_is_recognised(tree):
     files = ('cls_data/train/a/1.png', 'cls_data/train/b/1.png', 'cls_data/dev/a/1.png', 'ver_data/x.png')
     listing = folders.scan(tree(*files, 'val_pairs.txt'))
@@ -57,7 +63,11 @@ def test_links_are_followed_but_not_in_circles(tree):
         (('cat/1.png', 'dog/1.png'), 'no images in train, but in cat, dog. It must hold train/<class>/'),
         (('train/a/1.png', 'dev/a/1.png'), 'only one class, a: a classifier needs two'),
         (('train/1.png', 'train/2.png'), 'no class folders'),
-        (('train/a/1.png', 'train/b/1.png', 'dev/c/1.png'), 'dev of .* has classes that train lacks: c'),
+        (
+            ('train/a/1.png', 'train/b/1.png', 'dev/a/1.png', 'dev/c/1.png'),
+            'dev of .* has classes that train lacks: c',
+        ),
+        (('train/1.png', 'train/a/2.png'), 'train of .* has images beside its class folders'),
         (
             ('train/a/1.png', 'train/b/1.png', 'train/1.png'),
             'train of .* has images beside its class folders',

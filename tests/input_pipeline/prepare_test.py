@@ -42,3 +42,6 @@ def test_command_prepares_a_folder(tmp_path, capfd):
         prepare.main([*arguments, '--name=mnist'])
     with pytest.raises(SystemExit, match=r'error: config.dataset.name=Two/3'):
         prepare.main([*arguments, '--name=Two/3'])
+    with pytest.raises(SystemExit, match='2'):
+        prepare.main([*arguments, '--name=three', '--workers=-3'])
+    assert '--workers=-3: must be' in capfd.readouterr().err

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import jax
 import pytest
+from absl import app
+from absl.testing import flagsaver
 
+import evaluate
 from training.checkpoints import Checkpoints
 from training.keys import flatten
 from training.run import run
@@ -38,6 +41,7 @@ runpy.run_path('train.py', run_name='__main__')
         (['train.py', '--config=configs/resnet18.py', 'epochs=3'], "unexpected argument 'epochs=3'"),
         (['evaluate.py', '--help'], 'python evaluate.py --workdir=DIR'),
         (['evaluate.py'], '--workdir'),
+        (['evaluate.py', '--workdir=a', '--folder=b', '--split=c', '--pairs=d'], '--folder and --split'),
     ],
 )
 def test_help_and_mistakes_are_answered_without_importing_jax(arguments, answer):
@@ -50,6 +54,30 @@ def test_help_and_mistakes_are_answered_without_importing_jax(arguments, answer)
     assert done.returncode != 0
     assert 'absl.app' in modules
     assert not modules & {'jax', 'flax', 'numpy', 'sklearn', 'matplotlib'}
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'answer'),
+    [
+        (['--pairs='], '--pairs= is empty'),
+        (['--pairs=a', '--features=b'], '--features does not go with --pairs'),
+        (['--pairs=a', '--dataset=b'], '--dataset does not go with --pairs'),
+        (['--features=a', '--predictions=b'], '--predictions does not go with --features'),
+        (['--noflip'], '--flip needs --pairs or --features'),
+        (['--scores=a'], '--scores needs --pairs'),
+        (['--pairs=a', '--split=b', '--scores=c', '--flip'], None),
+        (['--dataset=a', '--predictions=b'], None),
+    ],
+)
+def test_flags_that_would_be_ignored_are_refused(arguments, answer):
+    evaluate.flags.FLAGS.unparse_flags()
+    with flagsaver.flagsaver():
+        evaluate.flags.FLAGS(['evaluate.py', '--workdir=w', *arguments])
+        if answer is None:
+            evaluate._check_flags()
+        else:
+            with pytest.raises(app.UsageError, match=answer):
+                evaluate._check_flags()
 
 
 def signalled_after_checkpoint(finished, workdir, signum):

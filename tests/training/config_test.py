@@ -262,3 +262,11 @@ def test_nothing_is_auto_once_resolved():
         assert resolved.early_stopping.metric == metric
         assert resolved.schedule.plateau_metric == metric.replace('accuracy', 'loss')
     assert config.precision == 'auto'  # resolve returns a copy
+
+
+def test_folders_are_absolute_once_resolved(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    config = changed(**{'dataset.folder': 'my faces', 'dataset.data_dir': '~/data'})
+    dataset = resolve(config, jax.devices()[:1]).dataset
+    assert (dataset.folder, dataset.cache_dir) == (str(tmp_path / 'my faces'), '')
+    assert dataset.data_dir == str(Path('~/data').expanduser())

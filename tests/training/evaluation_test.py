@@ -2,6 +2,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict
 from input_pipeline import DataError, sources
 from training import CheckpointError
 from training.evaluation import evaluate
+from training.run import run
 
 pytestmark = pytest.mark.usefixtures('config')
 DEVICES = jax.devices()[:1]
@@ -62,6 +64,12 @@ def test_missing_checkpoints_and_runs_are_named(workdir, tmp_path):
         evaluate(tmp_path / 'elsewhere', devices=DEVICES)
 
 
+def test_file_that_cannot_be_written_is_met_first(workdir, tmp_path):
+    for path in (tmp_path, tmp_path / 'finished' / 'config.json' / 'a.csv'):
+        with pytest.raises(DataError, match=f'--predictions={path}: cannot be written'):
+            evaluate(tmp_path / 'nothing', predictions=path, devices=DEVICES)
+
+
 def test_split_that_is_not_there_is_named(workdir):
     with pytest.raises(DataError, match="digits has no split 'extra'; it has train, test"):
         evaluate(workdir, split='extra', devices=DEVICES)
@@ -88,6 +96,22 @@ def test_dataset_of_other_classes_is_refused(workdir, monkeypatch):
     monkeypatch.setattr(sources, 'load', load_other)
     with pytest.raises(DataError, match=r'other has 2 classes \(cat, dog.*the 10 of digits \(0, 1, 2'):
         evaluate(workdir, dataset='other', devices=DEVICES)
+
+
+@pytest.mark.parametrize(
+    ('names', 'expected'),
+    [
+        ('0123465789', '10, then 10; number 5 is 6, was 5'),
+        ('0123456789x', '11, then 10; number 10 is x, was none'),
+    ],
+)
+def test_changed_classes_are_noticed(config, workdir, monkeypatch, names, expected):
+    load = sources.load
+    monkeypatch.setattr(sources, 'load', lambda *a, **k: replace(load(*a, **k), class_names=tuple(names)))
+    config.epochs = 4
+    for start in (lambda: evaluate(workdir, devices=DEVICES), lambda: run(config, workdir, DEVICES)):
+        with pytest.raises(CheckpointError, match=f'digits has other classes than when .*{expected}'):
+            start()
 
 
 def test_dataset_of_the_same_classes_is_evaluated(workdir, monkeypatch):

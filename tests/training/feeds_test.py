@@ -16,6 +16,7 @@ from training.feeds import StreamingFeed
 from training.interruption import Interrupted
 from training.parallel import Execution
 from training.run import run
+from training.verification import verify
 
 DEVICES = jax.devices()[:1]
 
@@ -23,7 +24,8 @@ DEVICES = jax.devices()[:1]
 @pytest.fixture(scope='module')
 def data_dir(tmp_path_factory):
     data_dir = tmp_path_factory.mktemp('tfds')
-    write_dataset(data_dir, train=40, test=9, shards=2)
+    write_dataset(data_dir, train=40, test=9, other=5, shards=2)
+    (data_dir / 'pairs.txt').write_text('other-0 other-4 1\nother-4 other-3 0\nother-3 other-0 0\n')
     return data_dir
 
 
@@ -33,6 +35,7 @@ def stream(config, data_dir, tmp_path):
     config.epochs, config.batch_size = 2, 8
     config.dataset.update({'name': 'tiny', 'data_dir': str(data_dir), 'cache_dir': str(tmp_path / 'cache')})
     config.dataset.update({'validation': 10, 'loader': 'streaming', 'workers': 0})
+    config.verification.update({'pairs': str(data_dir / 'pairs.txt'), 'split': 'other', 'resamples': 0})
     return config
 
 
@@ -66,6 +69,8 @@ def test_streamed_run_equals_resident_one_also_when_interrupted(
     assert all(0 <= record['data_wait'] < 1 for record in records)
     results = json.loads((workdir / 'results.json').read_text())
     assert evaluate(workdir, devices=DEVICES)['loss'] == pytest.approx(results['test_loss'])
+    verified = verify(workdir, pairs=stream.verification.pairs, checkpoint='last', devices=DEVICES)
+    assert verified['threshold'] == pytest.approx(results['last_verification']['threshold'])
 
 
 @pytest.mark.parametrize('parallel', ['jit', 'pmap'])

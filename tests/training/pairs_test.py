@@ -34,13 +34,24 @@ def test_names_are_found_with_and_without_their_folder(read):
     np.testing.assert_array_equal(values(found), [[1, 2], [2, 2]])
 
 
+@pytest.mark.parametrize('layout', ['', 'dev/', 'cls_data/dev/', './dev/', './cls_data/dev/'])
+@pytest.mark.parametrize('prefix', ['dev/', 'cls_data/dev/'])
+def test_names_of_a_split_of_people_are_found(read, layout, prefix):
+    ids = np.array([f'{prefix}ann/{name}.png' for name in 'ba'])
+    found = read(f'{layout}ann/a.png {layout}ann/b.png\n')
+    assert pairs.pair_images(found, Split(IMAGES[:2], np.zeros(2), ids), 'dev').rows.tolist() == [[1, 0]]
+
+
 def test_file_is_looked_for_in_the_folder_of_images_too(tmp_path, monkeypatch):
     (tmp_path / 'faces').mkdir()
     (tmp_path / 'faces' / 'pairs.txt').touch()
     monkeypatch.chdir(tmp_path)
-    assert pairs.find_file('pairs.txt', 'faces') == Path('faces/pairs.txt')
+    assert pairs.find_file('pairs.txt', 'faces', 'key') == Path('faces/pairs.txt')
     (tmp_path / 'pairs.txt').touch()
-    assert pairs.find_file('pairs.txt', 'faces') == pairs.find_file('pairs.txt', '') == Path('pairs.txt')
+    assert pairs.find_file('pairs.txt', 'faces', 'key') == Path('pairs.txt')
+    assert pairs.find_file('pairs.txt', '', 'key') == Path('pairs.txt')
+    with pytest.raises(DataError, match=r'pairs=x: there is no .*/x or .*/faces/x\. .* --pairs=FILE'):
+        pairs.find_file('x', 'faces', 'pairs')
 
 
 def test_unlabelled_pairs_and_folds(read):
@@ -72,6 +83,8 @@ def test_names_may_have_spaces_in_csv_and_between_tabs(read, text, name):
         ('a\n', 'pairs.txt', r"line 1: expected image image \[0 or 1 \[fold\]\]; found 'a'"),
         ('left,right,same\n,b,1\n', 'pairs.csv', 'line 2: expected image image'),
         ('a,b,1\n', 'pairs.csv', 'line 1: a .csv file begins with a header'),
+        ('left,right\na,b\n"c,d\ne,f\n', 'pairs.csv', 'line 3: .*is a quotation mark not closed'),
+        ('left,right\n"a,b' + 'x' * 200_000, 'pairs.csv', 'line 2: field larger than'),
         ('a.png,b.png\n', 'pairs.csv', 'line 1: a .csv file begins with a header'),
     ],
 )

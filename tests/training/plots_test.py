@@ -50,6 +50,11 @@ def test_learning_curves_name_the_best_epoch(tmp_path, figure):
     assert figure[0].legends[0].get_texts()[-1].get_text() == 'best epoch: 4, chosen on validation accuracy'
 
 
+def test_learning_curves_say_what_the_loss_on_train_has_more(tmp_path, figure):
+    plots.learning_curves(records(2), tmp_path / 'a.png', title='run', train_loss='label smoothing')
+    assert figure[0].axes[1].get_ylabel() == 'loss (nats), on train with label smoothing'
+
+
 def test_learning_rate_is_drawn(tmp_path, figure):
     plots.learning_rate([0, 0.5, 1], [0.1, 0.05, 0], tmp_path / 'a.png', title='run')
     np.testing.assert_array_equal(figure[0].axes[0].lines[0].get_ydata(), [0.1, 0.05, 0])

@@ -148,12 +148,13 @@ def test_a_model_that_does_not_suit_is_refused_before_images_are_read(
         create_experiment(resolve(config, DEVICES), DEVICES)
 
 
-def test_imagenet_stem_on_small_images_is_warned_of(config, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(('model', 'warned'), [('resnet18', True), ('cnn5', False)])
+def test_imagenet_stem_on_small_images_is_warned_of(config, tmp_path, capsys, monkeypatch, model, warned):
     monkeypatch.setattr(Training, 'run', lambda _: {})
     monkeypatch.setattr('training.run._report', lambda *_: {})
-    config.model.stem = 'imagenet'
+    config.model.update({'name': model, 'stem': 'imagenet', 'dropout': 0.0})
     run(config, tmp_path, DEVICES)
-    assert '--config.model.stem=cifar suits them' in capsys.readouterr().out
+    assert ('--config.model.stem=cifar suits them' in capsys.readouterr().out) == warned
 
 
 def test_shown_training_images_do_not_depend_on_the_devices(config):

@@ -89,11 +89,14 @@ def test_fold_thresholds_come_from_the_other_folds():
 
 
 def test_what_has_no_curve_is_refused():
-    with pytest.raises(ValueError, match=r'all 3 pairs are of one kind'):
+    with pytest.raises(ValueError, match=r'of 3 pairs 3 are genuine \(1\) and 0 impostors \(0\): a ROC'):
         summarize(np.ones(3, bool), np.zeros(3))
-    with pytest.raises(ValueError, match=r'all 2 pairs are of one kind'):
+    with pytest.raises(ValueError, match=r'of 2 pairs 0 are genuine'):
         summarize(np.zeros(2, bool), np.zeros(2))
     with pytest.raises(ValueError, match='1 of 2 scores are not finite, first pair 1'):
         summarize(np.array([True, False]), np.array([0, np.nan]))
-    with pytest.raises(ValueError, match='all 2 pairs are in one fold'):
+    with pytest.raises(ValueError, match='of 0 pairs outside of fold 1 0 are genuine'):
         summarize(np.array([True, False]), np.zeros(2), np.array(['1', '1']))
+    kinds = np.repeat([True, False], 5)
+    with pytest.raises(ValueError, match='of 5 pairs outside of fold A 0 are genuine'):
+        summarize(kinds, np.linspace(1, 0, 10), np.where(kinds, 'A', 'B'))

@@ -40,6 +40,12 @@ def test_curves_mark_the_last_and_the_best_epoch(tmp_path, figure):
     assert rates.get_title('left') == 'last epoch 80.00 %, best_verification 90.00 %'
 
 
+def test_roc_curve_of_a_single_impostor_has_an_axis(tmp_path, figure):
+    labels, scores = pairs(2)
+    verification_plots.roc_curve(labels, scores, tmp_path / 'a.png', title='run')
+    assert figure[0].axes[0].get_xlim() == (0.5, 1)
+
+
 def test_roc_curve_begins_at_one_impostor(tmp_path, figure):
     labels, scores = pairs(200)
     verification_plots.roc_curve(labels, scores, tmp_path / 'a.png', title='run')

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import DataError
-from training import verification
+from input_pipeline import DataError, sources
+from training import pairs, verification
 from training.checkpoints import Checkpoints
 from training.console import Console
 from training.evaluation import Evaluator, saved_config
@@ -128,7 +128,7 @@ def test_unlabelled_pairs_give_a_file_of_scores(workdir, folder, tmp_path, monke
 def test_pairs_of_another_folder_are_resized_and_compared(workdir, tmp_path):
     for name, size in (('a b.png', (8, 8)), ('c.png', (8, 8)), ('d.jpg', (40, 24))):
         Image.new('RGB', size, 'gray').save(tmp_path / name)
-    (tmp_path / 'own.csv').write_text('left,right\na b.png,c.png\nc.png,d.jpg\n')
+    (tmp_path / 'own.csv').write_text(f'left,right\n{tmp_path.name}/a b.png,./c.png\nc.png,d.jpg\n')
     own = {'pairs': 'own.csv', 'folder': str(tmp_path), 'scores': tmp_path / 'a.csv', 'devices': DEVICES}
     verify(workdir, **own)
     scores = [float(line.split(',')[1]) for line in (tmp_path / 'a.csv').read_text().splitlines()[1:]]
@@ -139,6 +139,14 @@ def test_pairs_of_another_folder_are_resized_and_compared(workdir, tmp_path):
     (tmp_path / 'd.jpg').unlink()
     with pytest.raises(DataError, match=r"own\.csv, line 3: there is no image 'd\.jpg' among the 2 of"):
         verify(workdir, **own)
+    with pytest.raises(DataError, match=r'--folder=/none: there is no such folder'):
+        verify(workdir, **{**own, 'folder': '/none'})
+
+
+def test_photographs_need_a_model_of_square_images(tmp_path):
+    found = pairs.Pairs(tmp_path, [1], [('a.png', 'b.png')], None, None)
+    with pytest.raises(DataError, match=r'takes images of 178 x 218 pixels.*--split'):
+        pairs.read_images(found, tmp_path, (218, 178, 3))
 
 
 @pytest.mark.usefixtures('config')
@@ -175,10 +183,10 @@ def test_similarity_is_the_cosine():
 @pytest.mark.parametrize(
     ('content', 'expected'),
     [
-        (None, r'val_pairs\.txt cannot be read'),
+        (None, r'config\.verification\.pairs=.*val_pairs\.txt: there is no /.*--config\.verification\.pairs'),
         ('test-0 test-1\n', 'have no labels 0 or 1'),
-        ('test-0 test-1 1\n', r'all 1 pairs are genuine \(1\)'),
-        ('test-0 test-1 1 1\ntest-0 test-1 0 1\n', 'all pairs are in fold 1'),
+        ('test-0 test-1 1\n', r'of 1 pairs 1 are genuine \(1\)'),
+        ('test-0 test-1 1 1\ntest-0 test-1 0 1\n', 'of 0 pairs outside of fold 1'),
     ],
 )
 def test_pairs_are_checked_before_data_are_loaded(config, tmp_path, content, expected):
@@ -187,4 +195,12 @@ def test_pairs_are_checked_before_data_are_loaded(config, tmp_path, content, exp
     if content is not None:
         Path(config.verification.pairs).write_text(content)
     with pytest.raises(DataError, match=expected):
+        run(config, tmp_path / 'run', DEVICES)
+
+
+def test_missing_split_of_pairs_is_named_before_images_are_read(config, changes, tmp_path, monkeypatch):
+    config.update(changes)
+    config.verification.split = 'ver_data'
+    monkeypatch.setattr(sources, 'Split', None)
+    with pytest.raises(DataError, match=r"no split 'ver_data'; it has train, test\. .*verification\.split"):
         run(config, tmp_path / 'run', DEVICES)
