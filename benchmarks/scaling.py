@@ -121,7 +121,7 @@ def create(arguments, *, simulated: bool):
     images = np.zeros((config.batch_size, side, side, 3), np.uint8)
     split = Split(images, np.zeros(len(images), np.int32), np.arange(len(images)).astype(str))
     classes = tuple(map(str, range(arguments.classes)))
-    dataset = Dataset('zeros', '', classes, {'train': split, 'test': split})
+    dataset = Dataset('zeros', '', classes, (side, side, 3), {'train': split, 'test': split})
     devices = jax.devices() if simulated else jax.devices()[:1]
     return create_experiment(resolve(config, devices), devices, dataset)
 

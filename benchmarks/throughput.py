@@ -121,7 +121,7 @@ def create(arguments: argparse.Namespace, *, epochs: int) -> Experiment:
         'test': split('test', arguments.batch_size),
     }
     names = tuple(str(label) for label in range(CLASSES))
-    dataset = Dataset('cifar10', 'random', names, splits)
+    dataset = Dataset('cifar10', 'random', names, (SIDE, SIDE, 3), splits)
     devices = jax.devices()[:1]
     return create_experiment(resolve(config, devices), devices, dataset)
 

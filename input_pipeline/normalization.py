@@ -34,11 +34,13 @@ def constants(
         normalization: config.dataset.normalization. dataset: known constants of the dataset, else those of
             its whole train split, computed once and stored beside its cached images; half: .5 and .5;
             none: 0 and 1.
-        dataset: with its train split loaded where it has no known constants.
+        dataset: with its train split loaded where its constants are not known.
         train_split: which split that is.
     """
     channels = dataset.image_shape[-1]
     match normalization:
+        case _ if dataset.constants is not None:
+            mean, std = dataset.constants
         case 'none':
             mean, std = (0.0,) * channels, (1.0,) * channels
         case 'half':

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,18 +38,31 @@ class Dataset:
     name: str
     version: str
     class_names: tuple[str, ...]
-    splits: Mapping[str, Split]
+    image_shape: tuple[int, int, int]  # height, width, channels
+    splits: Mapping[str, Split] = field(default_factory=dict)
     loader: str = 'resident'
     reason: str = ''
+    constants: tuple[Sequence[float], Sequence[float]] | None = None  # mean and std, where they are known
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
 
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels)."""
-        return next(iter(self.splits.values())).images.shape[1:]
+    def description(self) -> dict:
+        """Returns what its models need to know of it, for JSON and `Dataset.described`."""
+        return {
+            'name': self.name,
+            'version': self.version,
+            'class_names': list(self.class_names),
+            'image_shape': list(self.image_shape),
+            'constants': np.asarray(self.constants).tolist(),
+        }
+
+    @classmethod
+    def described(cls, description: Mapping) -> 'Dataset':
+        """Returns a dataset without splits."""
+        shapes = {name: tuple(description[name]) for name in ('class_names', 'image_shape')}
+        return cls(**{**description, **shapes})
 
 
 def load(
@@ -127,7 +140,7 @@ def _digits(dataset_config: ConfigDict, splits: Sequence[str], check: Callable) 
         ids = np.array([f'{split}-{index}' for index in range(len(rows))])
         loaded[split] = Split(images[rows], labels[rows], ids)
     names = tuple(str(name) for name in digits.target_names)
-    return Dataset('digits', '1.0.0', names, {split: loaded[split] for split in splits})
+    return Dataset('digits', '1.0.0', names, (8, 8, 1), {split: loaded[split] for split in splits})
 
 
 def _tfds(
@@ -169,7 +182,7 @@ def _tfds(
             if entries is None:
                 raise DataError(f'What was just written to {folder} reads back damaged: check that disk.')
         loaded[split] = Split(entries['images'], entries['labels'], entries['ids'])
-    return Dataset(name, prepared.version, class_names, loaded, loader, reason)
+    return Dataset(name, prepared.version, class_names, tuple(image_shape), loaded, loader, reason)
 
 
 def _encoded(folder: Path, source: records.Records, prepared: records.Prepared, progress: bool) -> Split:

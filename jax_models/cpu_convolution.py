@@ -8,7 +8,9 @@ products over chunks of the batch that stay in the cache:
   "Fast Algorithms for Convolutional Neural Networks", 2015). The backward pass is the exact adjoint of the
   forward pass, so both gradients share one transform of the output's gradient.
 - 1x1 kernels: one product.
-- other kernels and strides: the taps of the kernel side by side in one product.
+- images of a few pixels: the taps of the kernel side by side in one product; XLA's forward pass is up to 25
+  times slower at 2x2 pixels.
+- other kernels and strides: the same for the gradients alone.
 """
 
 import functools
@@ -26,6 +28,7 @@ _CHUNK_BYTES = 2**20  # of activations; their transforms take a few times as muc
 # Below so many floating point operations XLA takes a millisecond or two, and compiles faster.
 _MIN_FLOPS = 2e7
 _MIN_FLOPS_WINOGRAD = 2e8
+_MIN_TILES = 128  # in a batch; fewer do not pay for the transforms of the kernel
 _LAYOUT = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 _Pads = tuple[tuple[int, int], tuple[int, int]]
 
@@ -80,9 +83,11 @@ def _choose(shape, kernel_shape, strides, pads):
         return None
     if kernel_size == [1, 1] and pads == ((0, 0), (0, 0)):
         return functools.partial(_pointwise, strides=strides)
+    tiles = math.prod(-(-n // _TILE) for n in out)
+    if math.prod(out) <= 9 or batch * tiles < _MIN_TILES:
+        return functools.partial(_patch_product, strides, pads)
     if kernel_size == [3, 3] and strides == (1, 1) and pads == ((1, 1), (1, 1)):
-        # A tile takes 36 products, and 9 for each of its pixels otherwise: sizes 1 and 2 do not pay.
-        saved = 1 - 36 * math.prod(-(-n // _TILE) for n in out) / (9 * math.prod(out))
+        saved = 1 - 36 * tiles / (9 * math.prod(out))  # a tile takes 36 products, and 9 a pixel otherwise
         if saved > 0.3 and min(channels, features) >= 16 and flops >= _MIN_FLOPS_WINOGRAD:
             return _winograd
     return functools.partial(_taps, strides, pads)
@@ -187,8 +192,7 @@ _winograd.defvjp(lambda images, kernel: (_winograd(images, kernel), (images, ker
 def _winograd_chunk(images: Array, features: int) -> int:
     batch, height, width, channels = images.shape
     tiles = -(-height // _TILE) * -(-width // _TILE)
-    # At least 128 tiles, for the products' sake.
-    return _chunk_size(batch, 4 * height * width * max(channels, features), -(-128 // tiles))
+    return _chunk_size(batch, 4 * height * width * max(channels, features), -(-_MIN_TILES // tiles))
 
 
 def _combine(matrix: np.ndarray, arrays: Sequence[Array]) -> list[Array]:
@@ -285,6 +289,12 @@ def _taps_backward(strides, pads, residuals: tuple[Array, Array], gradient: Arra
 
 
 _taps.defvjp(lambda s, p, x, w: (_taps(s, p, x, w), (x, w)), _taps_backward)
+
+
+def _patch_product(strides: tuple[int, int], pads: _Pads, images: Array, kernel: Array) -> Array:
+    patches = _patches(images, kernel.shape[:2], strides, pads)
+    out = _out_size(images.shape[1:3], kernel.shape[:2], strides, pads)
+    return _product(patches, kernel.reshape(-1, kernel.shape[3]), 1, 0).reshape(-1, *out, kernel.shape[3])
 
 
 def _patches(images: Array, kernel_size: Sequence[int], strides: tuple[int, int], pads: _Pads) -> Array:

@@ -18,7 +18,7 @@ from input_pipeline.streaming import Streaming
 from training import CheckpointError, plots
 from training.checkpoints import KEPT, Checkpoints
 from training.evaluation_metrics import summarize
-from training.experiment import Experiment, check_labelled, create_experiment, create_loader, resolve
+from training.experiment import Experiment, create_experiment, resolve, select_loader, stored_split
 from training.feeds import StreamingFeed
 from training.parallel import SUMS
 from training.processes import in_turn
@@ -173,28 +173,29 @@ def restore(
     config.model.convolution = 'auto'
     config.batch_size += -config.batch_size % (len(devices) * config.optimizer.accumulation_steps)
     config.verification.pairs = ''  # those of training are not needed
-    experiment = create_experiment(resolve(config, devices), devices)
+    # It needs no image of the training set.
+    trained_on = sources.Dataset.described(checkpoints.metadata(name, step)['dataset'])
+    experiment = create_experiment(resolve(config, devices), devices, trained_on)
     variables = experiment.execution.replicate(restore_variables(experiment, checkpoints, name, step))
     return experiment, variables, step
 
 
 def restore_variables(experiment: Experiment, checkpoints: Checkpoints, name: str, step: int) -> Any:
     """Returns what evaluation needs of a checkpoint: parameters and statistics, averaged where they are."""
-    check_classes(experiment, checkpoints, name, step)
     state = experiment.abstract_state()
     if name != 'last':
         return checkpoints.restore(name, step, jax.eval_shape(lambda s: s.variables, state))
     return checkpoints.restore(name, step, state).variables
 
 
-def check_classes(experiment: Experiment, checkpoints: Checkpoints, name: str, step: int) -> None:
-    """Raises CheckpointError unless the classes are those of training, in their order."""
-    then, now = checkpoints.metadata(name, step)['class_names'], experiment.dataset.class_names
+def check_classes(then: Sequence[str], dataset: sources.Dataset) -> None:
+    """Raises CheckpointError unless the classes are still those of training, in their order."""
+    now = dataset.class_names
     for number, (old, new) in enumerate(zip_longest(then, now, fillvalue='none')):
         if old != new:
             raise CheckpointError(
-                f'{experiment.dataset.name} has other classes than when this run was trained ({len(now):,}, '
-                f'then {len(then):,}; number {number} is {new}, was {old}). Give the classes their old names '
+                f'{dataset.name} has other classes than when this run was trained ({len(now):,}, then '
+                f'{len(then):,}; number {number} is {new}, was {old}). Give the classes their old names '
                 'back, or train on the new ones in another --workdir.'
             )
 
@@ -223,29 +224,29 @@ def find_loader(
     experiment: Experiment, dataset: str, split: str, *, labelled: bool = True
 ) -> Resident | Streaming:
     """Returns a split of the run's dataset or of another one. Raises DataError where it does not fit."""
-    config = experiment.config.dataset
-    if dataset == config.name and split in experiment.loaders:
-        return experiment.loaders[split]
-    if split == 'val':
+    trained_on, config = experiment.dataset, experiment.config.dataset.copy_and_resolve_references()
+    own = dataset == config.name
+    if not own:
+        config.update(name=dataset, folder='', train_split='train', validation=0, validation_split='')
+    config.test_split = (config.test_split if own else '') or 'test'
+    stored, memory = stored_split(config, split), experiment.execution.free_bytes()
+    if not stored:
         raise DataError(f'{dataset} has no split val: this run held nothing out of it.')
-    folder = config.folder if dataset == config.name else ''
-    there = ConfigDict({**config.to_dict(), 'name': dataset, 'folder': folder})
-    memory = experiment.execution.free_bytes()
-    other = in_turn(lambda: sources.load(there, (split,), memory=memory))
-    if labelled:
-        check_labelled(other, split)
-    if other.class_names != experiment.dataset.class_names:
-        theirs, ours = (', '.join(d.class_names[:3]) for d in (other, experiment.dataset))
+    loaded = in_turn(lambda: sources.load(config, (stored,), memory=memory))
+    if own:
+        check_classes(trained_on.class_names, loaded)
+    elif loaded.class_names != trained_on.class_names:
+        theirs, ours = (', '.join(d.class_names[:3]) for d in (loaded, trained_on))
         raise DataError(
-            f'{dataset} has {other.num_classes} classes ({theirs}, …), but the model was trained on the '
-            f'{experiment.dataset.num_classes} of {config.name} ({ours}, …): evaluate one with these.'
+            f'{dataset} has {loaded.num_classes} classes ({theirs}, …), but the model was trained on the '
+            f'{trained_on.num_classes} of {trained_on.name} ({ours}, …): evaluate one with these.'
         )
-    if other.image_shape[2] != experiment.dataset.image_shape[2]:
+    if loaded.image_shape[2] != trained_on.image_shape[2]:
         raise DataError(
-            f'{dataset} has images of {other.image_shape[2]} channels, {config.name} of '
-            f'{experiment.dataset.image_shape[2]}.'
+            f'{dataset} has images of {loaded.image_shape[2]} channels, {trained_on.name} of '
+            f'{trained_on.image_shape[2]}.'
         )
-    return create_loader(config, other.splits[split])
+    return select_loader(config, loaded, split, labelled=labelled)
 
 
 def _write_predictions(path: Path, ids: np.ndarray, labels: np.ndarray, logits: np.ndarray) -> None:

@@ -3,7 +3,7 @@
 import functools
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,8 @@ def create_experiment(
     Args:
       config: checked and resolved.
       devices: to run on.
-      dataset: taken instead of what `config.dataset` names, and without pairs.
+      dataset: taken instead of what `config.dataset` names, and without pairs. One without splits gives an
+        experiment without loaders, to evaluate with.
 
     Raises:
       ConfigError: the batch does not fit the devices, or the model the images or its limit.
@@ -158,17 +159,23 @@ def create_experiment(
     _check_batch(config, execution.device_count)
     if dataset is None:
         check = functools.partial(_check_model, config.model)
-        memory, names = execution.free_bytes(), _split_names(config.dataset)
+        memory = execution.free_bytes()
+        names = [stored_split(config.dataset, name) for name in ('train', 'val', 'test')]
         if labelled is not None:
-            names = list(dict.fromkeys([*names, config.verification.split]))
+            names.append(config.verification.split)
+        names = list(dict.fromkeys(filter(None, names)))
         dataset = in_turn(lambda: sources.load(config.dataset, names, memory=memory, check=check))
     loaders = _create_loaders(config.dataset, dataset)
-    paired = None
+    steps, paired = 0, None
+    if loaders:
+        drop_last = config.dataset.drop_last
+        steps = steps_per_epoch(loaders['train'].size, config.batch_size, drop_last=drop_last)
     if labelled is not None:
         name = config.verification.split
         paired = pairs.find_images(labelled, dataset.splits[name], name, dataset.image_shape)
 
     mean, std = normalization.constants(config.dataset.normalization, dataset, config.dataset.train_split)
+    dataset = replace(dataset, constants=(mean, std))
     before, after = augment.create_augmentation(config.augmentation)
     dtype = jnp.dtype(config.precision)
     model = create_model(
@@ -188,7 +195,7 @@ def create_experiment(
         execution=execution,
         model=model,
         optimizer=create_optimizer(config.optimizer),
-        steps=steps_per_epoch(loaders['train'].size, config.batch_size, drop_last=config.dataset.drop_last),
+        steps=steps,
         paired=paired,
     )
 
@@ -203,35 +210,35 @@ def create_loader(
 
 
 def _create_loaders(config: ConfigDict, dataset: sources.Dataset) -> dict[str, Resident | Streaming]:
-    splits = dataset.splits
-    for name in _split_names(config):
-        check_labelled(dataset, name)
-    train, loaders = splits[config.train_split], {}
-    if config.validation:
-        train_rows, val_rows = carve_validation(train.labels, config.validation, config.validation_seed)
-        loaders['train'] = create_loader(config, train, train_rows)
-        loaders['val'] = create_loader(config, train, val_rows)
-    else:
-        loaders['train'] = create_loader(config, train)
-        if config.validation_split:
-            loaders['val'] = create_loader(config, splits[config.validation_split])
-    if config.test_split:
-        loaders['test'] = create_loader(config, splits[config.test_split])
-    return loaders
+    names = ('train', 'val', 'test') if dataset.splits else ()
+    return {name: select_loader(config, dataset, name) for name in names if stored_split(config, name)}
 
 
-def _split_names(config: ConfigDict) -> list[str]:
-    names = config.train_split, config.validation_split, config.test_split
-    return [name for name in names if name]
+def select_loader(
+    config: ConfigDict, dataset: sources.Dataset, name: str, *, labelled: bool = True
+) -> Resident | Streaming:
+    """Returns the loader of train, val or test as the config has them, or of another split of the dataset.
 
-
-def check_labelled(dataset: sources.Dataset, split: str) -> None:
-    """Raises DataError where images of a split are in no class."""
-    if (dataset.splits[split].labels < 0).any():
+    Raises:
+      DataError: images that should have labels have none.
+    """
+    stored = stored_split(config, name)
+    split, rows = dataset.splits[stored], None
+    if labelled and (split.labels < 0).any():
         raise DataError(
-            f'Split {split} of {dataset.name} has images without labels (loose, or in folders that train '
+            f'Split {stored} of {dataset.name} has images without labels (loose, or in folders that train '
             'lacks): classifiers are neither trained nor evaluated on it.'
         )
+    if config.validation and name in ('train', 'val'):
+        train_rows, val_rows = carve_validation(split.labels, config.validation, config.validation_seed)
+        rows = train_rows if name == 'train' else val_rows
+    return create_loader(config, split, rows)
+
+
+def stored_split(config: ConfigDict, name: str) -> str:
+    """Returns the dataset's name of train, val or test, '' where the config has no such; else the name."""
+    validation = config.train_split if config.validation else config.validation_split
+    return {'train': config.train_split, 'val': validation, 'test': config.test_split}.get(name, name)
 
 
 def _check_model(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> None:

@@ -274,7 +274,7 @@ class Training:
             raise NonFiniteLoss(self._non_finite('parameters', step))
         metadata = {
             'config': self.config.to_dict(),
-            'class_names': list(self.experiment.dataset.class_names),
+            'dataset': self.experiment.dataset.description(),
             'versions': versions(),
         }
         for name, variables in self._unsaved.items():
@@ -289,9 +289,9 @@ class Training:
         steps = self.checkpoints.steps('last')
         if not steps:
             return None
-        check_classes(self.experiment, self.checkpoints, 'last', steps[-1])
-        state = self.checkpoints.restore('last', steps[-1], self.experiment.abstract_state())
         metadata = self.checkpoints.metadata('last', steps[-1])
+        check_classes(metadata['dataset']['class_names'], self.experiment.dataset)
+        state = self.checkpoints.restore('last', steps[-1], self.experiment.abstract_state())
         self.progress = restored_progress(metadata, self.config)
         self.console.print(f'Continuing from step {steps[-1]:,} ({self.progress.epoch} epochs done).')
         if (epochs := metadata['config']['epochs']) != self.config.epochs:

@@ -9,7 +9,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 3), np.uint8)
 
 def dataset(name, images=IMAGES):
     split = sources.Split(images, np.zeros(len(images), np.int32), np.arange(len(images)).astype(str))
-    return sources.Dataset(name, '1.0.0', ('ant', 'bee'), {'train': split})
+    return sources.Dataset(name, '1.0.0', ('ant', 'bee'), images.shape[1:], {'train': split})
 
 
 def test_known_datasets_have_their_usual_constants():

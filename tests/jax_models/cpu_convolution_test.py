@@ -15,6 +15,7 @@ _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 def _small_problems_too(monkeypatch):
     monkeypatch.setattr(cpu_convolution, '_MIN_FLOPS', 0)
     monkeypatch.setattr(cpu_convolution, '_MIN_FLOPS_WINOGRAD', 0)
+    monkeypatch.setattr(cpu_convolution, '_MIN_TILES', 1)
     monkeypatch.setattr(cpu_convolution, '_CHUNK_BYTES', 2**14)
 
 
@@ -36,6 +37,8 @@ def _values(shape, seed):
         (3, 8, 8, 3, 8, 3, 1, 'SAME'),
         (3, 8, 7, 16, 8, 1, 1, 'SAME'),
         (3, 9, 8, 16, 8, 1, 2, 'VALID'),
+        (4, 2, 2, 16, 32, 3, 1, 'SAME'),  # images of a few pixels
+        (4, 5, 4, 16, 8, 3, 2, [(1, 1), (1, 1)]),
     ],
 )
 def test_values_and_gradients_are_those_of_exact_convolutions(

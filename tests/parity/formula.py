@@ -46,7 +46,7 @@ RECIPES = {
         0.003,
     ),
     'resnet10_cifar10': ({'name': 'resnet10'}, 16, 0.001),
-    'resnet18_faces': ({'name': 'resnet18', 'stem': 'imagenet'}, 64, 0.01),
+    'resnet18_faces_original': ({'name': 'resnet18', 'stem': 'imagenet'}, 64, 0.01),
 }
 RECIPE_STEPS = 20
 

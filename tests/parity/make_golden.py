@@ -88,9 +88,9 @@ def twenty_steps(name, dtype):
     if name == 'resnet10_cifar10':
         optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     else:
-        decay = 0.0 if name == 'resnet18_faces' else 5e-4
+        decay = 0.0 if name == 'resnet18_faces_original' else 5e-4
         optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=decay)
-    smoothing = 0.1 if name == 'resnet18_faces' else 0.0
+    smoothing = 0.1 if name == 'resnet18_faces_original' else 0.0
     losses = []
     for step in range(formula.RECIPE_STEPS):
         images, labels = create_batch(f'step {step}', side)

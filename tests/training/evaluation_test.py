@@ -41,6 +41,15 @@ def test_best_checkpoint_gives_the_results_of_the_run(workdir):
     assert all(0.1 <= float(row['confidence']) <= 1 for row in rows)
 
 
+def test_only_the_split_in_question_is_loaded(workdir, monkeypatch):
+    asked, load = [], sources.load
+    monkeypatch.setattr(
+        sources, 'load', lambda c, splits, **keys: asked.append(splits) or load(c, splits, **keys)
+    )
+    evaluate(workdir, split='test', devices=DEVICES)
+    assert asked == [('test',)]
+
+
 def test_validation_is_what_was_held_out(workdir):
     best = results(workdir)['best_epoch'] * 6
     result = evaluate(workdir, split='val', checkpoint=str(best), devices=DEVICES)
@@ -91,7 +100,7 @@ def test_dataset_of_other_classes_is_refused(workdir, monkeypatch):
         if config.name != 'other':
             return load(config, *splits, **keys)
         split = sources.Split(np.zeros((2, 8, 8, 1), np.uint8), np.zeros(2, np.int32), np.array(['a', 'b']))
-        return sources.Dataset('other', '1.0.0', ('cat', 'dog'), {'test': split})
+        return sources.Dataset('other', '1.0.0', ('cat', 'dog'), (8, 8, 1), {'test': split})
 
     monkeypatch.setattr(sources, 'load', load_other)
     with pytest.raises(DataError, match=r'other has 2 classes \(cat, dog.*the 10 of digits \(0, 1, 2'):
