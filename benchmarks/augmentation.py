@@ -21,6 +21,7 @@ from training.experiment import Experiment
 VARIANTS = {
     'none': {},
     'crop and flip': {'crop_padding': 4, 'flip': True},
+    'resized crop': {'crop_scale_min': 0.25},
     'rotation, nearest': {'rotation': 20.0},
     'rotation, bilinear': {'rotation': 20.0, 'rotation_interpolation': 'bilinear'},
     'colour jitter': {'brightness': 0.2, 'contrast': 0.3, 'saturation': 0.3, 'hue': 0.1},

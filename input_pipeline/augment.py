@@ -15,7 +15,7 @@ from input_pipeline.auto_augment import rand_augment, trivial_augment
 from input_pipeline.blur import random_blur
 from input_pipeline.color import random_jitter
 from input_pipeline.erasing import random_cutout, random_erasing
-from input_pipeline.geometry import random_perspective, random_rotation
+from input_pipeline.geometry import random_perspective, random_resized_crop, random_rotation
 from input_pipeline.mixing import random_mix
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]  # (images, keys) -> images
@@ -63,8 +63,11 @@ def create_augmentation(config: ConfigDict) -> tuple[Augment, Augment]:
     blur = {'size': config.blur, 'sigma_min': config.blur_sigma_min, 'sigma_max': config.blur_sigma_max}
     rand = {'operations': config.randaugment_ops, 'magnitude': config.randaugment_magnitude}
     cutout, late = partial(random_cutout, size=config.cutout), config.cutout_after_normalization
+    crop = partial(random_crop, padding=config.crop_padding, mode=config.crop_mode)
+    if config.crop_scale_min < 1:
+        crop = partial(random_resized_crop, scale_min=config.crop_scale_min)
     before = [
-        (config.crop_padding, partial(random_crop, padding=config.crop_padding, mode=config.crop_mode)),
+        (config.crop_padding or config.crop_scale_min < 1, crop),
         (config.flip, random_flip),
         # Colours before what moves pixels, so that what is filled in keeps its value.
         (any(jitter.values()), partial(random_jitter, **jitter)),

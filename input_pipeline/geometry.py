@@ -12,6 +12,47 @@ INTERPOLATIONS = ('nearest', 'bilinear')
 _FAR_SIDES = np.array([[False, False], [True, False], [True, True], [False, True]])
 
 
+def random_resized_crop(images: jax.Array, keys: jax.Array, *, scale_min: float) -> jax.Array:
+    """Crops a part of each image and enlarges it to the whole (torchvision's RandomResizedCrop, bilinear).
+
+    Its share of the area is uniform from `scale_min` to 1, its width over height log-uniform from 3/4 to 4/3.
+    """
+    height, width = images.shape[1:3]
+
+    def draw(key):
+        # As torchvision: the first of ten that fits, else the whole image.
+        scale_key, ratio_key, corner_key = jax.random.split(key, 3)
+        areas = height * width * jax.random.uniform(scale_key, 10, minval=scale_min, maxval=1.0)
+        limit = np.log(4 / 3)
+        ratios = jnp.exp(jax.random.uniform(ratio_key, 10, minval=-limit, maxval=limit))
+        sizes = jnp.round(jnp.sqrt(areas * jnp.stack([1 / ratios, ratios]))).astype(int)
+        fits = (sizes <= np.array([[height], [width]])).all(0) & (sizes > 0).all(0)
+        size = jnp.where(fits.any(), sizes[:, fits.argmax()], np.array([height, width]))
+        corner = jax.random.randint(corner_key, 2, 0, np.array([height, width]) - size + 1)
+        return jnp.concatenate([corner, size])
+
+    return resized_crop(images, jax.vmap(draw)(keys))
+
+
+def resized_crop(images: jax.Array, boxes: jax.Array) -> jax.Array:
+    """Enlarges a part of each image to the whole (torchvision.transforms.functional.resized_crop, bilinear).
+
+    `boxes` are int32[batch, 4]: top, left, height and width in pixels.
+    """
+
+    def weights(size, start, length):
+        """Returns what each pixel of the result takes of each pixel, float32[batch, size, size]."""
+        start, length = start[:, None], length[:, None]
+        positions = (jnp.arange(size) + 0.5) * length / size - 0.5
+        positions = start + jnp.clip(positions, 0, length - 1)
+        return jnp.maximum(0, 1 - jnp.abs(positions[:, :, None] - jnp.arange(size)))
+
+    rows = weights(images.shape[1], boxes[:, 0], boxes[:, 2])
+    columns = weights(images.shape[2], boxes[:, 1], boxes[:, 3])
+    images = jnp.einsum('bij,bjwc->biwc', rows, images, precision='highest')
+    return jnp.einsum('bij,bhjc->bhic', columns, images, precision='highest')
+
+
 def random_rotation(
     images: jax.Array, keys: jax.Array, *, degrees: float, interpolation: str, fill: float
 ) -> jax.Array:

@@ -105,6 +105,7 @@ RULES: dict[str, Rule] = {
     'dataset.normalization': _one_of('dataset', 'half', 'none'),
     'augmentation.crop_padding': _at_least(0),
     'augmentation.crop_mode': _one_of(*CROP_MODES),
+    'augmentation.crop_scale_min': _up_to(1),
     'augmentation.flip': _anything,
     'augmentation.brightness': _at_least(0),
     'augmentation.contrast': _at_least(0),

@@ -33,6 +33,11 @@ def check_together(config: ConfigDict) -> None:
         if sizes and stages is not None and len(sizes) != stages:
             raise ConfigError(f'config.model.{name}={sizes}: must be () or one for each of {stages} stages')
     _check_margin(config)
+    if config.augmentation.crop_scale_min < 1 and config.augmentation.crop_padding:
+        raise ConfigError(
+            'config.augmentation: crop_padding and crop_scale_min are two ways to crop; leave one at '
+            'crop_padding=0 or crop_scale_min=1'
+        )
     if config.model.convolution == 'winograd' and config.precision in ('bfloat16', 'float16'):
         raise ConfigError(
             f'config.model.convolution=winograd: runs in float32 only; use xla with {config.precision}'

@@ -39,6 +39,7 @@ def test_about_half_of_the_images_are_mirrored_and_no_other_is_touched():
     'keys',
     [
         {'crop_padding': 2, 'flip': True},
+        {'crop_scale_min': 0.2},
         {'rotation': 40.0},
         {'rotation': 40.0, 'rotation_interpolation': 'bilinear', 'rotation_fill': 1.0},
         {'brightness': 0.4, 'contrast': 0.4, 'saturation': 0.4, 'hue': 0.3},

@@ -8,6 +8,7 @@ from input_pipeline.geometry import (
     INTERPOLATIONS,
     perspective,
     random_perspective,
+    random_resized_crop,
     random_rotation,
     rotate,
     sample,
@@ -47,6 +48,23 @@ def test_bilinear_reading_weighs_the_four_nearest_pixels():
     result = sample(IMAGES, row, column, interpolation='bilinear', fill=0.0)[:, 0, 0]
     left, right = (0.75 * IMAGES[:, 2, x] + 0.25 * IMAGES[:, 3, x] for x in (3, 4))
     np.testing.assert_allclose(result, (left + right) / 2, rtol=1e-5)
+
+
+def test_random_crops_are_torchvisions(monkeypatch):
+    monkeypatch.setattr(geometry, 'resized_crop', lambda images, boxes: boxes)
+    images, keys = jnp.zeros((2000, 90, 120, 3)), jax.random.split(jax.random.key(3), 2000)
+    boxes = np.asarray(random_resized_crop(images, keys, scale_min=0.25))
+    (top, left), (height, width) = boxes[:, :2].T, boxes[:, 2:].T
+    assert boxes[:, :2].min() == 0
+    assert (top + height).max() == 90
+    assert (left + width).max() == 120
+    shares = height * width / (90 * 120)
+    assert shares.min() == pytest.approx(0.25, abs=0.01)
+    assert shares.max() > 0.9
+    # The median of 100,000 of torchvision: large ones seldom fit, and are drawn again.
+    assert np.median(shares) == pytest.approx(0.511, abs=0.02)
+    ratios = width / height
+    assert (ratios.min(), ratios.max()) == pytest.approx((3 / 4, 4 / 3), abs=0.03)
 
 
 def test_corners_that_stay_leave_the_image_alone():

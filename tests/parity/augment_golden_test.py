@@ -10,7 +10,7 @@ import pytest
 from input_pipeline import auto_augment, color
 from input_pipeline.blur import gaussian_blur
 from input_pipeline.erasing import erase
-from input_pipeline.geometry import INTERPOLATIONS, perspective, rotate
+from input_pipeline.geometry import INTERPOLATIONS, perspective, resized_crop, rotate
 from input_pipeline.mixing import cutmix_shares, mix
 from tests.parity import formula
 from training.losses import cross_entropy
@@ -37,6 +37,10 @@ def test_rotation_is_torchvisions(interpolation):
 def test_perspective_is_torchvisions():
     images = jnp.asarray(formula.images('perspective', len(formula.CORNERS)))
     assert_close(jax.jit(perspective)(images, jnp.array(formula.CORNERS)), 'perspective')
+
+
+def test_resized_crop_is_torchvisions():
+    assert_close(resized_crop(*inputs('resized crop', formula.CROPS)), 'resized crop')
 
 
 @pytest.mark.parametrize('size', list(formula.BLURS))

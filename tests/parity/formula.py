@@ -209,6 +209,7 @@ CORNERS = (
     ((0, 1), (13, 2), (10, 7), (3, 9)),
     ((2, 0), (12, 1), (12, 9), (0, 7)),
 )
+CROPS = ((0, 0, 10, 14), (2, 3, 5, 7), (4, 0, 1, 9), (1, 5, 9, 9))  # top, left, height, width
 BLURS = {3: (0.1, 0.7, 2.0), 5: (0.5, 3.0)}  # sigmas by the size of the kernel
 FACTORS = {
     'brightness': (0.0, 0.6, 1.0, 1.7),

@@ -39,6 +39,11 @@ def main():
         formula.CORNERS,
         lambda image, corners: F.perspective(image, start, corners, fill=[0.0] * 3),
     )
+    golden['resized crop'] = each(
+        'resized crop',
+        formula.CROPS,
+        lambda image, box: F.resized_crop(image, *box, (height, width), antialias=True),
+    )
     for size, sigmas in formula.BLURS.items():
         name = f'blur {size}'
         golden[name] = each(name, sigmas, lambda image, sigma, size=size: F.gaussian_blur(image, size, sigma))

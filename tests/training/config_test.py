@@ -183,6 +183,7 @@ def test_value_that_is_not_allowed_is_named_with_those_that_are(key, value, expe
             'needs config.augmentation.mixup_alpha=0',
         ),
         ({'loss_scale.initial': 64.0, 'loss_scale.max': 32.0}, 'must not exceed config.loss_scale.max'),
+        ({'augmentation.crop_padding': 4, 'augmentation.crop_scale_min': 0.5}, 'two ways to crop'),
         ({'augmentation.blur_sigma_min': 3.0}, 'must not exceed config.augmentation.blur_sigma_max'),
         ({'model.name': 'resnet'}, 'stage_sizes=(): model resnet needs them'),
         ({'model.kernel_sizes': (3, 3, 3)}, 'kernel_sizes=(3, 3, 3): must be () or one for each of 4 stages'),
