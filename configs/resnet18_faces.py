@@ -12,13 +12,14 @@ from configs import resnet18_faces_original
 
 def get_config():
     config = resnet18_faces_original.get_config()
-    config.epochs = 120
+    config.epochs = 60
     config.batch_size = 32
     config.dataset.drop_last = True
     config.augmentation.crop_padding = 12
     config.augmentation.cutmix_alpha = 0.8
     config.model.head = 'cosine'
     config.model.cosine_scale = 16.0
+    config.model.dropout = 0.5
     config.optimizer.learning_rate = 0.03
     config.optimizer.weight_decay = 5e-4
     config.schedule.name = 'cosine'
