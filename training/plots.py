@@ -1,6 +1,7 @@
 """Plots of a run, as one would put them into a report. Each is written at once and its path returned."""
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -64,6 +65,7 @@ def learning_curves(
     figure.suptitle(title, x=0.01, ha='left')
     accuracy, loss = figure.subplots(1, 2)
     nats = 'loss (nats)' + (f', on train with {train_loss}' if train_loss else '')
+    nats = textwrap.fill(nats, 42)  # as much as the axis is high
     for axes, metric, name in ((accuracy, 'accuracy', 'accuracy (%)'), (loss, 'loss', nats)):
         _curves(axes, records, metric, best_epoch)
         axes.set(xlabel='epoch', ylabel=name)
