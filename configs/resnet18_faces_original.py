@@ -2,8 +2,8 @@
 
 Command: python train.py --config=configs/resnet18_faces_original.py --config.dataset.folder=DIR
 
-SGD at a constant rate for 20 epochs in batches of 256, which a set of hundreds of people needs; 240 images
-would see 20 steps. The original trains in float16 with a loss scale: --config.precision=float16 does so on a
+SGD at a constant rate for 20 epochs in batches of 256: for sets of thousands of people; 240 images would see
+20 steps. The original trains in float16 with a loss scale: --config.precision=float16 does so on a
 GPU (auto takes bfloat16 there, which needs none).
 
 The original, on 431,550 images of 8,631 people: 72.4 % of the dev images classified, pairs of other people

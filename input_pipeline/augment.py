@@ -63,11 +63,11 @@ def create_augmentation(config: ConfigDict) -> tuple[Augment, Augment]:
     blur = {'size': config.blur, 'sigma_min': config.blur_sigma_min, 'sigma_max': config.blur_sigma_max}
     rand = {'operations': config.randaugment_ops, 'magnitude': config.randaugment_magnitude}
     cutout, late = partial(random_cutout, size=config.cutout), config.cutout_after_normalization
-    crop = partial(random_crop, padding=config.crop_padding, mode=config.crop_mode)
+    crop = (config.crop_padding, partial(random_crop, padding=config.crop_padding, mode=config.crop_mode))
     if config.crop_scale_min < 1:
-        crop = partial(random_resized_crop, scale_min=config.crop_scale_min)
+        crop = (True, partial(random_resized_crop, scale_min=config.crop_scale_min))
     before = [
-        (config.crop_padding or config.crop_scale_min < 1, crop),
+        crop,
         (config.flip, random_flip),
         # Colours before what moves pixels, so that what is filled in keeps its value.
         (any(jitter.values()), partial(random_jitter, **jitter)),

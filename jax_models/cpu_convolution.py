@@ -83,7 +83,7 @@ def _choose(shape, kernel_shape, strides, pads):
         return None
     if kernel_size == [1, 1] and pads == ((0, 0), (0, 0)):
         return functools.partial(_pointwise, strides=strides)
-    tiles = math.prod(-(-n // _TILE) for n in out)
+    tiles = _tile_count(out)
     if math.prod(out) <= 9 or batch * tiles < _MIN_TILES:
         return functools.partial(_patch_product, strides, pads)
     if kernel_size == [3, 3] and strides == (1, 1) and pads == ((1, 1), (1, 1)):
@@ -191,8 +191,12 @@ _winograd.defvjp(lambda images, kernel: (_winograd(images, kernel), (images, ker
 
 def _winograd_chunk(images: Array, features: int) -> int:
     batch, height, width, channels = images.shape
-    tiles = -(-height // _TILE) * -(-width // _TILE)
+    tiles = _tile_count((height, width))
     return _chunk_size(batch, 4 * height * width * max(channels, features), -(-_MIN_TILES // tiles))
+
+
+def _tile_count(size: Sequence[int]) -> int:
+    return math.prod(-(-n // _TILE) for n in size)
 
 
 def _combine(matrix: np.ndarray, arrays: Sequence[Array]) -> list[Array]:
