@@ -3,10 +3,11 @@
   python evaluate.py --workdir=DIR [--split=test] [--dataset=NAME] [--predictions=FILE.csv]
   python evaluate.py --workdir=DIR --pairs=FILE [--scores=FILE.csv] [--flip]      (are both the same person?)
   python evaluate.py --workdir=DIR --features=FILE.npy [--split=ver_data] [--flip]
+  python evaluate.py --workdir=DIR --distortions=FOLDER [--predictions=FILE.csv]
 
 Each also takes [--checkpoint=best|best_verification|last|STEP] [--data_dir=DIR].
-Writes evaluations/<checkpoint>-<dataset>-<split>.json or <checkpoint>-<pairs>.json in the workdir, and plots
-beside the run's.
+Writes evaluations/<checkpoint>-<dataset>-<split>.json, <checkpoint>-<pairs>.json or
+distortions-<checkpoint>-<folder>.json in the workdir, and plots beside the run's.
 """
 
 from pathlib import Path
@@ -27,7 +28,11 @@ _SPLIT = flags.DEFINE_string(
 )
 _DATASET = flags.DEFINE_string('dataset', None, "Another dataset with the same classes; default: the run's.")
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where the datasets lie now; default: where they lay then.')
-_PREDICTIONS = flags.DEFINE_string('predictions', None, 'CSV file for id, label, predicted, confidence.')
+_PREDICTIONS = flags.DEFINE_string(
+    'predictions',
+    None,
+    'CSV file for id, label, predicted, confidence; of --distortions for id, label (as predicted).',
+)
 _PAIRS = flags.DEFINE_string('pairs', None, 'File of pairs of images, with labels 0 and 1 or without.')
 _SCORES = flags.DEFINE_string('scores', None, "CSV file for ID and Label: the pairs' rows and similarities.")
 _FOLDER = flags.DEFINE_string('folder', None, 'Folder of other images, of any size, that --pairs is about.')
@@ -35,13 +40,17 @@ _FEATURES = flags.DEFINE_string('features', None, ".npy file for the images' fea
 _FLIP = flags.DEFINE_bool(
     'flip', None, 'Average features over an image and its mirror image; default: as trained.'
 )
+_DISTORTIONS = flags.DEFINE_string(
+    'distortions', None, 'Folder of .npy files of distorted images in five severities, as CIFAR-10-C has.'
+)
 _joined = command_line.define_process_flags()
 flags.mark_flag_as_required('workdir')
 
-# What --pairs, --features and neither of them know; any other of these flags would be ignored.
+# What --pairs, --features, --distortions and none of them know; any other of these flags would be ignored.
 _USES = {
     'pairs': ('split', 'folder', 'scores', 'flip'),
     'features': ('split', 'flip'),
+    'distortions': ('predictions',),
     '': ('split', 'dataset', 'predictions'),
 }
 
@@ -59,7 +68,7 @@ def main(argv: list[str]) -> None:
 def _check_flags() -> None:
     names = {*filter(None, _USES), *(name for known in _USES.values() for name in known)}
     given = [name for name in sorted(names) if flags.FLAGS[name].value is not None]
-    use = next((name for name in ('pairs', 'features') if name in given), '')
+    use = next((name for name in _USES if name in given), '')
     for name in given:
         if flags.FLAGS[name].value == '':
             raise app.UsageError(f'--{name}= is empty')
@@ -76,6 +85,8 @@ def _run() -> None:
         _verify(common)
     elif _FEATURES.value is not None:
         _export_features(common)
+    elif _DISTORTIONS.value is not None:
+        _evaluate_distortions(common)
     else:
         _evaluate(common)
 
@@ -127,6 +138,23 @@ def _export_features(common: dict) -> None:
     path = Path(_FEATURES.value)
     features = export_features(Path(_WORKDIR.value), path, split=_SPLIT.value, flip=_FLIP.value, **common)
     print(f'{features.shape[0]:,} features of {features.shape[1]} dimensions in {path}')
+
+
+def _evaluate_distortions(common: dict) -> None:
+    from training.distortions import evaluate_distortions
+
+    predictions = _PREDICTIONS.value and Path(_PREDICTIONS.value)
+    folder = Path(_DISTORTIONS.value)
+    result = evaluate_distortions(Path(_WORKDIR.value), folder, predictions=predictions, **common)
+    print(f'{result["folder"]}, {result["count"]:,} images, step {result["step"]:,}')
+    for name, accuracies in result.get('accuracies', {}).items():
+        by_severity = ' '.join(f'{accuracy:7.2%}' for accuracy in accuracies)
+        print(f'{name:24} {sum(accuracies) / len(accuracies):7.2%}   by severity {by_severity}')
+    for name, key in (('mean', 'accuracy'), ('without distortion', 'clean_accuracy')):
+        if key in result:
+            print(f'{name:24} {result[key]:7.2%}')
+    if predictions:
+        print(f'predictions in {predictions}')
 
 
 if __name__ == '__main__':

@@ -52,10 +52,20 @@ class Evaluator:
         }
 
     def outputs(self, run: Callable, variables: Any) -> np.ndarray:
-        """Returns logits or features, float32[n, d] in the split's order, by `run` of compile_predict."""
+        """Returns logits or features, float32[n, d] in the split's order, by `run` of compile_predict.
+
+        Raises CheckpointError where they are not finite.
+        """
         fetch = self._execution.fetch
-        rows = [fetch(run(variables, data, self._order, row)) for row, data in self._feed(1)]
-        return np.concatenate(rows)[: self._loader.size]
+        batches = [fetch(run(variables, data, self._order, row)) for row, data in self._feed(1)]
+        rows = np.concatenate(batches)[: self._loader.size]
+        finite = np.isfinite(rows).all(axis=1)
+        if not finite.all():
+            raise CheckpointError(
+                f'the model has no finite outputs for {(~finite).sum():,} of {len(rows):,} images, first '
+                f'{self._loader.ids[finite.argmin()]}: the weights have diverged, or the images are damaged.'
+            )
+        return rows
 
     def _feed(self, stride: int) -> Iterator[tuple[int, Any]]:
         """Yields every `stride`-th row of the order and what its images are gathered from."""
@@ -141,8 +151,8 @@ def check_output(flag: str, path: Path) -> None:
     """Raises DataError, naming `flag`, where process 0 could not write a file to `path` at the end."""
     if jax.process_index():
         return
-    there = path.exists()
     try:
+        there = path.exists() or path.is_symlink()
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open('a'):
             pass
@@ -229,9 +239,8 @@ def find_loader(
     if not own:
         config.update(name=dataset, folder='', train_split='train', validation=0, validation_split='')
     config.test_split = (config.test_split if own else '') or 'test'
+    config.validation_split = config.validation_split or 'val'  # the dataset's, where none was held out
     stored, memory = stored_split(config, split), experiment.execution.free_bytes()
-    if not stored:
-        raise DataError(f'{dataset} has no split val: this run held nothing out of it.')
     loaded = in_turn(lambda: sources.load(config, (stored,), memory=memory))
     if own:
         check_classes(trained_on.class_names, loaded)

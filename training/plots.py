@@ -263,6 +263,32 @@ def reliability_diagram(bins: Mapping, path: Path, *, title: str, calibration_er
     return save(figure, path)
 
 
+@STYLE
+def distortions(
+    accuracies: Mapping[str, Sequence[float]], path: Path, *, title: str, clean: float | None = None
+) -> Path:
+    """Draws accuracies of each distortion by severity, fractions, from the hardest to the easiest."""
+    ordered = sorted(accuracies.items(), key=lambda item: np.mean(item[1]))
+    names, percent = [name for name, _ in ordered], 100 * np.array([values for _, values in ordered])
+    figure = Figure(figsize=(6.5, 1.7 + 0.3 * len(names)), dpi=DPI, layout='constrained')
+    figure.suptitle(textwrap.fill(title, 60), x=0.01, ha='left')
+    axes = figure.subplots()
+    undistorted = '' if clean is None else f', without distortion {100 * clean:.2f}'
+    axes.set_title(f'accuracy (%): mean {percent.mean():.2f}{undistorted}', color=GREY)
+    values = np.column_stack([percent, percent.mean(1)])
+    axes.imshow(values, cmap='Blues', vmin=0, vmax=100, aspect='auto', interpolation='nearest')
+    for (row, column), value in np.ndenumerate(values):
+        color = 'white' if value > 60 else 'black'
+        axes.text(column, row, f'{value:.1f}', ha='center', va='center', fontsize=8, color=color)
+    axes.axvline(len(percent[0]) - 0.5, color='white', linewidth=3)
+    axes.set_xticks(range(len(values[0])), [*range(1, len(values[0])), 'mean'])
+    axes.set_yticks(range(len(names)), [_shortened(name, 24) for name in names])
+    axes.set(xlabel='severity')
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    return save(figure, path)
+
+
 def _floats(values: Sequence[float | None]) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values], float)
 

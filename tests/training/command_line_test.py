@@ -65,6 +65,8 @@ def test_help_and_mistakes_are_answered_without_importing_jax(arguments, answer)
         (['--features=a', '--predictions=b'], '--predictions does not go with --features'),
         (['--noflip'], '--flip needs --pairs or --features'),
         (['--scores=a'], '--scores needs --pairs'),
+        (['--distortions=a', '--split=b'], '--split does not go with --distortions'),
+        (['--distortions=a', '--predictions=b'], None),
         (['--pairs=a', '--split=b', '--scores=c', '--flip'], None),
         (['--dataset=a', '--predictions=b'], None),
     ],

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -12,6 +13,7 @@ from ml_collections import ConfigDict
 from input_pipeline import DataError, sources
 from training import CheckpointError
 from training.evaluation import evaluate
+from training.experiment import Experiment
 from training.run import run
 
 pytestmark = pytest.mark.usefixtures('config')
@@ -82,6 +84,25 @@ def test_file_that_cannot_be_written_is_met_first(workdir, tmp_path):
 def test_split_that_is_not_there_is_named(workdir):
     with pytest.raises(DataError, match="digits has no split 'extra'; it has train, test"):
         evaluate(workdir, split='extra', devices=DEVICES)
+
+
+def test_split_called_val_is_the_datasets_own_where_none_was_held_out(config, workdir, monkeypatch):
+    saved = json.loads((workdir / 'config.json').read_text())
+    saved['dataset']['validation'] = 0
+    (workdir / 'config.json').write_text(json.dumps(saved))
+    loaded = sources.load(config.dataset)
+    monkeypatch.setitem(loaded.splits, 'val', loaded.splits['test'])
+    monkeypatch.setattr(sources, 'load', lambda *args, **keys: loaded)
+    assert evaluate(workdir, split='val', devices=DEVICES)['accuracy'] == results(workdir)['test_accuracy']
+
+
+def test_outputs_that_are_not_finite_are_named(workdir, monkeypatch):
+    def overflow(self):
+        return lambda variables, batch: jnp.log(-1.0 + 0 * batch['image'][:, 0, :, 0])
+
+    monkeypatch.setattr(Experiment, 'predict_step', overflow)
+    with pytest.raises(CheckpointError, match='no finite outputs for 360 of 360 images, first test-0:'):
+        evaluate(workdir, devices=DEVICES)
 
 
 def test_images_without_labels_are_not_evaluated(config, workdir, monkeypatch):

@@ -86,3 +86,12 @@ def test_reliability_diagram_leaves_empty_bins_out(tmp_path, figure):
     bins = {'count': [0, 3], 'confidence': [None, 0.8], 'accuracy': [None, 2 / 3]}
     plots.reliability_diagram(bins, tmp_path / 'a.png', title='run', calibration_error=0.13)
     assert figure[0].axes[0].get_title('left') == 'expected calibration error 13.00 %'
+
+
+def test_distortions_are_listed_from_the_hardest(tmp_path, figure):
+    accuracies = {'blur': [0.9, 0.7], 'noise': [0.5, 0.25]}
+    plots.distortions(accuracies, tmp_path / 'a.png', title='run', clean=0.95)
+    (axes,) = figure[0].axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ['noise', 'blur']
+    assert [text.get_text() for text in axes.texts] == ['50.0', '25.0', '37.5', '90.0', '70.0', '80.0']
+    assert axes.get_title('left') == 'accuracy (%): mean 58.75, without distortion 95.00'
