@@ -2,13 +2,13 @@
 
 Command: python train.py --config=configs/cnn5_faces.py --config.dataset.folder=DIR
 
-All else as in resnet18_faces.py.
+All else as in resnet18_faces_original.py, for sets of thousands of people.
 """
 
-from configs import resnet18_faces
+from configs import resnet18_faces_original
 
 
 def get_config():
-    config = resnet18_faces.get_config()
+    config = resnet18_faces_original.get_config()
     config.model.name = 'cnn5'
     return config

@@ -23,4 +23,5 @@ def get_config():
     config.model.max_parameters = 5_000_000
 
     config.schedule.warmup_epochs = 2.0
+    config.checkpoint.every_epochs = 0  # each would be as long as some steps
     return config

@@ -54,4 +54,4 @@ class CNN5(nn.Module):
 
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         x = self.drop(self.features(images, train=train), deterministic=not train)
-        return self.fc(x).astype(jnp.float32)
+        return self.fc(x)

@@ -147,7 +147,8 @@ def _pmean(values, axis_name):
 class Linear(nn.Module):
     """A linear layer with PyTorch's default initialisation of kernel and bias (torch.nn.Linear).
 
-    Computes in `dtype`, from float32 parameters; `kernel_init` replaces the kernel's initialisation.
+    Multiplies in `dtype`, from float32 parameters, and returns float32; `kernel_init` replaces the kernel's
+    initialisation.
     """
 
     features: int
@@ -160,7 +161,8 @@ class Linear(nn.Module):
         # Inside nn.Dense the parameters would lie one level deeper than in torchvision's `fc.weight`.
         kernel = self.param('kernel', self.kernel_init, (inputs, self.features), jnp.float32)
         bias = self.param('bias', pytorch_bias(inputs), (self.features,), jnp.float32)
-        return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        return jnp.matmul(x, kernel, preferred_element_type=jnp.float32) + bias
 
 
 class CosineLinear(Linear):
@@ -174,7 +176,10 @@ class CosineLinear(Linear):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param('kernel', self.kernel_init, (x.shape[-1], self.features), jnp.float32)
-        return self.scale * (_unit(x.astype(jnp.float32), -1) @ _unit(kernel, 0))
+        # On a GPU the default would be TF32.
+        return self.scale * jnp.matmul(
+            _unit(x.astype(jnp.float32), -1), _unit(kernel, 0), precision='highest'
+        )
 
 
 def _unit(vectors, axis):

@@ -194,4 +194,4 @@ class ResNet(nn.Module):
             x = self.drop(self.activation(layer(x)), deterministic=not train)
         if not hidden:
             x = self.drop(x, deterministic=not train)
-        return last(x).astype(jnp.float32)
+        return last(x)

@@ -60,4 +60,4 @@ class SimpleCNN(nn.Module):
 
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         x = self.drop(self.features(images, train=train), deterministic=not train)
-        return self.fc2(x).astype(jnp.float32)
+        return self.fc2(x)

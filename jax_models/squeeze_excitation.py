@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from jax_models.layers import ModuleDef, pytorch_bias
 
@@ -26,7 +27,9 @@ class SqueezeExcitation(nn.Module):
         squeezed = max(channels // self.reduction, 1)
         gate = x.mean((1, 2), keepdims=True)
         gate = self._dense(squeezed, channels, 'fc1')(gate)
-        return x * nn.sigmoid(self._dense(channels, squeezed, 'fc2')(nn.relu(gate)))
+        gate = nn.sigmoid(self._dense(channels, squeezed, 'fc2')(nn.relu(gate)))
+        # In float32, so that the gate's gradient is summed over all pixels in it.
+        return (x.astype(jnp.float32) * gate).astype(x.dtype)
 
     def _dense(self, features: int, inputs: int, name: str) -> nn.Module:
         return self.conv(features, (1, 1), use_bias=True, bias_init=pytorch_bias(inputs), name=name)

@@ -10,4 +10,4 @@ class CheckpointError(Exception):
 
 
 class NonFiniteLoss(Exception):
-    """Loss or parameters became infinite or NaN; the message names the step."""
+    """Loss, parameters or outputs are infinite or NaN; the message names the step or the image."""

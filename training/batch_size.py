@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from training.schedules import Plateau, hyperparameters
 
 FIRST = 32
 SECONDS = 2.0  # of measuring each size, at least
+STEPS = 64  # in a dispatch, at most
 ENOUGH = 0.95  # a size is good enough that reaches this share of the best speed
 
 
@@ -60,11 +62,13 @@ def find_batch_size(config: ConfigDict, devices: Sequence[jax.Device] | None = N
     config.batch_size = unit = len(devices) * config.optimizer.accumulation_steps
     experiment = create_experiment(config, devices)
     size = experiment.loaders['train'].size
+    loader = experiment.loaders['train']
+    data = experiment.execution.place_data(loader.arrays) if isinstance(loader, Resident) else None
     trials, reason = [], f'the {size:,} training images are no more'
     batch_size = -(-FIRST // unit) * unit
     while batch_size <= size:
         try:
-            trial = _try(experiment, batch_size)
+            trial = _try(experiment, batch_size, data)
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -89,41 +93,43 @@ def find_batch_size(config: ConfigDict, devices: Sequence[jax.Device] | None = N
     return chosen
 
 
-def _try(experiment: Experiment, batch_size: int) -> Trial:
-    """Compiles and times the step, on the same batch again and again.
+def _try(experiment: Experiment, batch_size: int, data: Any) -> Trial:
+    """Compiles and times the step, on the same batch again and again, in dispatches as training has.
+
+    Args:
+      data: the training split on the devices; None: it is streamed.
 
     Raises:
       MemoryError: it would not fit in the memory of this machine (a CPU's process would be killed).
       JaxRuntimeError: it does not fit on the device.
     """
     execution = experiment.execution
-    order = execution.place_order(np.arange(batch_size, dtype=np.int32)[None])
-    values = hyperparameters(experiment.config, 1, 0, Plateau())
+    most = STEPS if execution.many_steps and data is not None else 1
+    order = execution.place_order(np.tile(np.arange(batch_size, dtype=np.int32), (most, 1)))
+    values = hyperparameters(experiment.config, most, 0, Plateau())
     rates = {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
     state = execution.replicate(experiment.create_state())
-    loader = experiment.loaders['train']
-    if isinstance(loader, Resident):
-        data = execution.replicate(loader.arrays)
-    else:
-        data = execution.place_batch(loader.take(np.arange(batch_size)))
+    if data is None:
+        data = execution.place_batch(experiment.loaders['train'].take(np.arange(batch_size)))
     step = execution.compile_train(experiment.train_step()).lower(state, data, order, rates, 0, 1).compile()
     plan = step.memory_analysis()
     needed = plan.argument_size_in_bytes + plan.temp_size_in_bytes
     if execution.devices[0].platform == 'cpu' and needed > execution.free_bytes():
         raise MemoryError
 
-    def run() -> float:
+    def run(count: int) -> float:
         nonlocal state
         started = time.perf_counter()
-        state, sums = step(state, data, order, rates, 0, 1)
+        state, sums = step(state, data, order, rates, 0, count)
         execution.fetch(sums)
         return time.perf_counter() - started
 
-    run()
-    seconds = [run()]
+    run(1)
+    count = int(np.clip(SECONDS / 4 / run(1), 1, most))
+    seconds = [run(count)]
     while sum(seconds) < SECONDS or len(seconds) < 3:
-        seconds.append(run())
-    return Trial(batch_size, batch_size / float(np.median(seconds)), needed)
+        seconds.append(run(count))
+    return Trial(batch_size, batch_size * count / float(np.median(seconds)), needed)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 
 from training import CheckpointError
 
-KEPT = {'last': 2, 'best': 1, 'best_verification': 1}
+KEPT = dict.fromkeys(('last', 'best', 'best_verification'), 2)
 
 
 class Checkpoints:
@@ -36,16 +36,22 @@ class Checkpoints:
         """Writes a pytree of arrays and a JSON object in the background, in place of any as new or newer."""
         for other in self._managers.values():  # in order: the `best` that `last` speaks of is there before it
             other.wait_until_finished()
-        manager = self._manager(name)
-        # Orbax's list, which is the same in all processes; on disk they see each other's deletions.
-        for stale in [s for s in manager.all_steps() if s >= step]:
-            manager.delete(stale)
-        manager.save(
+        self.delete_from(name, step)
+        self._manager(name).save(
             step,
             args=ocp.args.Composite(
                 arrays=ocp.args.StandardSave(_flatten(tree)), metadata=ocp.args.JsonSave(metadata)
             ),
         )
+
+    def delete_from(self, name: str, step: int) -> None:
+        """Deletes what the folder `name` has of this step and later ones."""
+        if not (self.directory / name).is_dir():
+            return
+        manager = self._manager(name)
+        # Orbax's list, which is the same in all processes; on disk they see each other's deletions.
+        for stale in [s for s in manager.all_steps() if s >= step]:
+            manager.delete(stale)
 
     def metadata(self, name: str, step: int) -> dict:
         """Returns the JSON object saved beside the arrays. Raises CheckpointError if it cannot be read."""

@@ -15,7 +15,7 @@ from scipy.special import softmax
 from input_pipeline import DataError, sources
 from input_pipeline.loaders import Resident, evaluation_order
 from input_pipeline.streaming import Streaming
-from training import CheckpointError, plots
+from training import CheckpointError, NonFiniteLoss, plots
 from training.checkpoints import KEPT, Checkpoints
 from training.evaluation_metrics import summarize
 from training.experiment import Experiment, create_experiment, resolve, select_loader, stored_split
@@ -54,14 +54,19 @@ class Evaluator:
     def outputs(self, run: Callable, variables: Any) -> np.ndarray:
         """Returns logits or features, float32[n, d] in the split's order, by `run` of compile_predict.
 
-        Raises CheckpointError where they are not finite.
+        Raises NonFiniteLoss where they are not finite.
         """
-        fetch = self._execution.fetch
-        batches = [fetch(run(variables, data, self._order, row)) for row, data in self._feed(1)]
+        batches, waiting = [], None  # the batch before, fetched while the next one is computed
+        for row, data in self._feed(1):
+            running = run(variables, data, self._order, row)
+            if waiting is not None:
+                batches.append(self._execution.fetch(waiting))
+            waiting = running
+        batches.append(self._execution.fetch(waiting))
         rows = np.concatenate(batches)[: self._loader.size]
         finite = np.isfinite(rows).all(axis=1)
         if not finite.all():
-            raise CheckpointError(
+            raise NonFiniteLoss(
                 f'the model has no finite outputs for {(~finite).sum():,} of {len(rows):,} images, first '
                 f'{self._loader.ids[finite.argmin()]}: the weights have diverged, or the images are damaged.'
             )
@@ -107,6 +112,7 @@ def evaluate(
 
     Raises:
       CheckpointError: there is no such checkpoint, or it is damaged.
+      NonFiniteLoss: the outputs of the model are not finite.
       DataError: the dataset cannot be loaded or has other classes, or `predictions` not be written.
     """
     if predictions is not None:

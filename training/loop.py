@@ -52,6 +52,7 @@ class Training:
         self._many_steps = self.execution.many_steps and not self._streaming
         self._chunk = (self.config.steps_per_dispatch or 1) if self._many_steps else 1
         self._run_train = self.execution.compile_train(experiment.train_step())
+        self._compiled = {}  # the same, by the shape of an epoch's order
         self._run_evaluate = self.execution.compile_evaluate(experiment.predict_step())
 
     def run(self) -> dict:
@@ -129,15 +130,15 @@ class Training:
             record['data_wait'] = progress.waited / progress.seconds
         score, best = self._score(record), self.progress.best
         better = score is None or best is None or score > best
-        if better:
-            self._unsaved['best'] = self.execution.unreplicate(variables)
         self._update_progress(record, better)
+        last = progress.stopped or progress.epoch == self.config.epochs
+        if better and (self.selected_on or last):
+            self._unsaved['best'] = self.execution.unreplicate(variables)
         if self.progress.best_verification_epoch == record['epoch']:
             self._unsaved['best_verification'] = self.execution.unreplicate(variables)
         self.tracker.log_epoch(record)
         self.console.epoch_line(record, self.config.epochs, best=better and self.selected_on is not None)
         signum = interruption.signum
-        last = progress.stopped or progress.epoch == self.config.epochs
         every = self.config.checkpoint
         due = _divides(every.every_epochs, progress.epoch) or _divides(every.every_steps, record['step'])
         if last or signum or due:
@@ -150,9 +151,10 @@ class Training:
         """Returns what the record of an epoch says of the pairs."""
         if self._verifier is None:
             return {}
-        scores = self._verifier.scores(variables)
-        if not np.isfinite(scores).all():
-            raise NonFiniteLoss(self._non_finite('similarity of a pair', step))
+        try:
+            scores = self._verifier.scores(variables)
+        except NonFiniteLoss as error:
+            raise NonFiniteLoss(self._non_finite('feature of a paired image', step)) from error
         summary = self._verifier.summarize(scores)
         return {f'verification_{name}': summary[name] for name in PER_EPOCH}
 
@@ -186,7 +188,8 @@ class Training:
         base = self.progress.epoch * self.experiment.steps + offset
         every = self.config.checkpoint.every_steps
         waiting = None  # a dispatch whose results are still to come: the next one is queued behind it
-        clock = time.monotonic()
+        begun, clock = start, time.monotonic()
+        began = clock
 
         def collect():
             nonlocal clock, waiting
@@ -200,19 +203,23 @@ class Training:
             self.progress.seconds += seconds
             self.progress.waited += feed.waited
             feed.waited = 0.0
-            self._pace = seconds / (stop - first)
+            self._pace = (now - began) / (stop - begun)  # of one dispatch it depends on when the host waits
             signum, pace = np.asarray(votes)
             interruption.signum = int(signum) or interruption.signum
             self._adapt_chunk(stop - first, float(pace))
-            speed = rows.shape[1] * (stop - first) / seconds
-            self.console.update(offset + stop, self.progress.sums, applied['learning_rate'][stop - 1], speed)
+            rate, speed = applied['learning_rate'][stop - 1], rows.shape[1] / self._pace
+            self.console.update(offset + stop, self.progress.sums, rate, speed)
 
         while start < len(rows):
             stop = min(start + self._chunk, len(rows))
             if every:
                 stop = min(stop, start + every - (base + start) % every)
             data = feed.take(self.state.step)
-            self.state, sums = self._run_train(self.state, data, order, rates, start, stop)
+            arguments = self.state, data, order, rates, start, stop
+            if rows.shape not in self._compiled:
+                self._compiled[rows.shape] = self._run_train.lower(*arguments).compile()
+                began = clock = time.monotonic()  # compiling is no training
+            self.state, sums = self._compiled[rows.shape](*arguments)
             # What all processes must agree on: to stop, and how much to dispatch at once.
             votes = self.execution.maximum([interruption.received or 0, self._pace])
             collect()
@@ -278,11 +285,14 @@ class Training:
             'versions': versions(),
         }
         for name, variables in self._unsaved.items():
-            best_epoch = getattr(self.progress, f'{name}_epoch')
-            self.checkpoints.save(name, best_epoch * self.experiment.steps, variables, metadata)
+            self.checkpoints.save(name, self._best_step(name), variables, metadata)
         self._unsaved = {}
         state = self.execution.unreplicate(self.state)
         self.checkpoints.save('last', step, state, {**metadata, 'progress': asdict(self.progress)})
+
+    def _best_step(self, name: str) -> int:
+        """Returns the step of the checkpoint `name`, best or best_verification."""
+        return getattr(self.progress, f'{name}_epoch') * self.experiment.steps
 
     def _restored_state(self):
         """Returns the state of the last checkpoint, or None where there is none."""
@@ -293,6 +303,9 @@ class Training:
         check_classes(metadata['dataset']['class_names'], self.experiment.dataset)
         state = self.checkpoints.restore('last', steps[-1], self.experiment.abstract_state())
         self.progress = restored_progress(metadata, self.config)
+        for name in ('best', 'best_verification'):
+            # One was saved without the `last` that speaks of it.
+            self.checkpoints.delete_from(name, self._best_step(name) + 1)
         self.console.print(f'Continuing from step {steps[-1]:,} ({self.progress.epoch} epochs done).')
         if (epochs := metadata['config']['epochs']) != self.config.epochs:
             self.console.print(

@@ -102,7 +102,7 @@ class Execution:
     def unreplicate(self, tree: Any) -> Any:
         """Returns a plain tree of what `replicate` placed, which outlives the donation of `tree`."""
         if self.axis_name is None:
-            return jax.tree.map(jnp.copy, tree)
+            return _copy(tree)
 
         def join(x):
             copies = [shard.data[0] for shard in x.addressable_shards]
@@ -180,7 +180,7 @@ class Execution:
                 state, sums = train_step(state, self._batch(data, order[index]), now)
                 return state, {name: history[name].at[index].set(sums[name]) for name in SUMS}
 
-            return self._repeat(body, start, stop, (state, self._no_sums(order)))
+            return self._repeat(body, start, stop, (state, self._no_sums(order)), data)
 
         return self._compile(run, in_axes=(0, 0, 0, None, None, None), donate_argnums=0)
 
@@ -195,7 +195,7 @@ class Execution:
                     sums = jax.lax.psum(sums, self.axis_name)
                 return {name: history[name].at[index].set(sums[name]) for name in SUMS}
 
-            return self._repeat(body, start, stop, self._no_sums(order))
+            return self._repeat(body, start, stop, self._no_sums(order), data)
 
         return self._compile(run, in_axes=(0, 0, 0, None, None))
 
@@ -221,9 +221,11 @@ class Execution:
             return jax.jit(run, donate_argnums=donate_argnums, out_shardings=self._replicated)
         return jax.pmap(run, AXIS, in_axes=in_axes, donate_argnums=donate_argnums, devices=self.devices)
 
-    def _repeat(self, body, start, stop, carry):
+    def _repeat(self, body, start, stop, carry, data):
+        if not self.many_steps or isinstance(data, StreamedBatch):
+            return body(start, carry)  # one step; without a loop, for which a GPU's host would wait
         # A loop whose bounds are arguments: any number of steps without compiling again.
-        return jax.lax.fori_loop(start, stop, body, carry) if self.many_steps else body(start, carry)
+        return jax.lax.fori_loop(start, stop, body, carry)
 
     def _no_sums(self, order):
         return {name: jnp.zeros(len(order)) for name in SUMS}
@@ -285,6 +287,11 @@ class Execution:
         if self.axis_name is not None:
             shape = (self.device_count, rows, *array.shape[1:])
         return jax.make_array_from_single_device_arrays(shape, self._by_device, parts)
+
+
+@jax.jit
+def _copy(tree: Any) -> Any:
+    return jax.tree.map(jnp.copy, tree)
 
 
 def _free_bytes(devices: Sequence[jax.Device]) -> float:

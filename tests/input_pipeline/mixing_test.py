@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import beta, kstest
 
 from input_pipeline.mixing import mix, random_mix
 
@@ -28,9 +29,10 @@ def test_targets_are_mixed_as_the_images_are(alpha):
     assert shares.std() > 0.1
 
 
-def test_a_small_alpha_leaves_most_images_almost_whole():
-    shares = np.asarray(mixed(50, mixup_alpha=0.1)[1])[:, 0, 0]
-    assert (np.minimum(shares, 1 - shares) < 0.05).mean() > 0.6
+@pytest.mark.parametrize('alpha', [0.4, 0.8, 5.0])
+def test_shares_have_the_beta_distribution(alpha):
+    shares = np.asarray(mixed(1000, mixup_alpha=alpha)[1])[:, 0, 0]
+    assert kstest(shares, beta(alpha, alpha).cdf).pvalue > 0.01
 
 
 def test_with_both_on_each_batch_gets_one_of_them():

@@ -3,6 +3,7 @@ import pytest
 
 from training import ConfigError, batch_size
 from training.batch_size import Trial, find_batch_size
+from training.parallel import Execution
 
 
 @pytest.fixture
@@ -10,7 +11,7 @@ def speeds(monkeypatch):
     """Lets each batch size have a given speed; a size without one does not fit in memory."""
     values = {}
 
-    def attempt(experiment, size):
+    def attempt(experiment, size, data):
         if size not in values:
             raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: out of memory')
         return Trial(size, values[size], 10 * size)
@@ -40,7 +41,7 @@ def test_a_model_that_never_fits_is_an_error(config, speeds):
 
 
 def test_other_errors_are_not_taken_for_a_full_memory(config, monkeypatch):
-    def attempt(experiment, size):
+    def attempt(experiment, size, data):
         raise jax.errors.JaxRuntimeError('INTERNAL: broken')
 
     monkeypatch.setattr(batch_size, '_try', attempt)
@@ -48,8 +49,10 @@ def test_other_errors_are_not_taken_for_a_full_memory(config, monkeypatch):
         find_batch_size(config, jax.devices()[:1])
 
 
-@pytest.mark.parametrize('parallel', ['jit', 'pmap'])
-def test_real_steps_are_timed_on_all_devices(config, parallel, monkeypatch):
+@pytest.mark.parametrize(('parallel', 'many_steps'), [('jit', True), ('pmap', False)])
+def test_real_steps_are_timed_on_all_devices(config, parallel, many_steps, monkeypatch):
+    either = property(lambda self: many_steps, lambda self, value: None)
+    monkeypatch.setattr(Execution, 'many_steps', either, raising=False)
     monkeypatch.setattr(batch_size, 'SECONDS', 0.0)
     config.parallel, config.dataset.validation = parallel, 1340  # 97 images remain
     assert find_batch_size(config, jax.devices()[:2]) in (32, 64)

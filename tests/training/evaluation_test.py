@@ -11,7 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from input_pipeline import DataError, sources
-from training import CheckpointError
+from training import CheckpointError, NonFiniteLoss
 from training.evaluation import evaluate
 from training.experiment import Experiment
 from training.run import run
@@ -101,7 +101,7 @@ def test_outputs_that_are_not_finite_are_named(workdir, monkeypatch):
         return lambda variables, batch: jnp.log(-1.0 + 0 * batch['image'][:, 0, :, 0])
 
     monkeypatch.setattr(Experiment, 'predict_step', overflow)
-    with pytest.raises(CheckpointError, match='no finite outputs for 360 of 360 images, first test-0:'):
+    with pytest.raises(NonFiniteLoss, match='no finite outputs for 360 of 360 images, first test-0:'):
         evaluate(workdir, devices=DEVICES)
 
 

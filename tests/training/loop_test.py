@@ -13,10 +13,12 @@ from training.console import Console
 from training.evaluation import Evaluator, evaluate
 from training.interruption import Interrupted, Interruption
 from training.loop import Training
+from training.parallel import Execution
 from training.run import run
 from training.tracking import Tracker
 
 DEVICES = jax.devices()[:1]
+LOSSES = 'train_loss', 'val_loss'
 
 
 def records(workdir):
@@ -113,8 +115,11 @@ def test_crash_between_record_and_checkpoint_leaves_no_trace(
     assert_same_run(finished, workdir)
 
 
-@pytest.mark.parametrize('parallel', ['jit', 'pmap'])
-def test_nothing_is_compiled_after_the_first_epoch(config, tmp_path, parallel, monkeypatch, caplog):
+@pytest.mark.parametrize(('parallel', 'many_steps'), [('jit', False), ('jit', True), ('pmap', True)])
+def test_nothing_is_compiled_after_the_first_epoch(
+    config, finished, tmp_path, parallel, many_steps, monkeypatch, caplog
+):
+    """With many steps a dispatch, as on a GPU, too; and the course is that of one by one."""
     compiled, start_epoch, finish = [], Console.start_epoch, Training._finish
 
     def count(console_or_training, *args, then):
@@ -123,12 +128,17 @@ def test_nothing_is_compiled_after_the_first_epoch(config, tmp_path, parallel, m
 
     monkeypatch.setattr(Console, 'start_epoch', lambda *args: count(*args, then=start_epoch))
     monkeypatch.setattr(Training, '_finish', lambda *args: count(*args, then=finish))
+    either = property(lambda self: many_steps, lambda self, value: None)
+    monkeypatch.setattr(Execution, 'many_steps', either, raising=False)
     config.parallel, config.checkpoint.every_steps = parallel, 3
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         run(config, tmp_path / 'run', DEVICES)
     start, first, *others = compiled
     assert start < first
     assert set(others) == {first}
+    if parallel == 'jit':  # pmap has other dropout masks
+        for one, many in zip(records(finished), records(tmp_path / 'run'), strict=True):
+            assert [many[k] for k in LOSSES] == pytest.approx([one[k] for k in LOSSES], rel=1e-5)
 
 
 def test_steps_and_epochs_choose_checkpoints(short, tmp_path, monkeypatch):
@@ -142,7 +152,8 @@ def test_steps_and_epochs_choose_checkpoints(short, tmp_path, monkeypatch):
     short.epochs, short.dataset.validation = 4, 0.0  # 8 steps an epoch
     short.checkpoint.every_epochs, short.checkpoint.every_steps = 3, 16
     run(short, tmp_path, DEVICES)
-    assert saved == [(name, step) for step in (16, 24, 32) for name in ('best', 'last')]
+    # Where nothing chooses, the last epoch is the best.
+    assert saved == [('last', 16), ('last', 24), ('best', 32), ('last', 32)]
 
 
 def test_steps_per_dispatch_skips_no_steps(short, tmp_path):
@@ -196,7 +207,7 @@ def test_early_stopping_ends_the_run_and_more_patience_continues_it(short, tmp_p
     results = run(short, tmp_path, DEVICES)
     assert (results['epochs'], results['best_epoch'], results['stopped_early']) == (4, 2, True)
     assert results['val_accuracy'] == 0.6
-    assert last_steps(tmp_path, 'best') == [4]  # the first of equals
+    assert last_steps(tmp_path, 'best') == [2, 4]  # the first of equals
 
     run(short, tmp_path, DEVICES)
     assert 'is finished' in capsys.readouterr().out
@@ -221,6 +232,26 @@ def test_best_that_was_not_yet_saved_survives_an_interruption(short, tmp_path, v
         run(short, tmp_path, DEVICES)
     assert last_steps(tmp_path, 'best') == [4]
     assert run(short, tmp_path, DEVICES)['best_epoch'] == 2
+
+
+def test_best_of_an_epoch_that_was_not_saved_is_forgotten(short, tmp_path, validation, monkeypatch):
+    """Killed between the two checkpoints of an epoch, which need not turn out as well a second time."""
+    short.epochs = 3
+    validation(0.5, 0.9, 0.3, 0.4)
+    with monkeypatch.context() as killed:
+        save = Checkpoints.save
+
+        def save_or_die(checkpoints, name, step, *rest):
+            if (name, step) == ('last', 4):
+                raise MemoryError
+            save(checkpoints, name, step, *rest)
+
+        killed.setattr(Checkpoints, 'save', save_or_die)
+        with pytest.raises(MemoryError):
+            run(short, tmp_path, DEVICES)
+    assert last_steps(tmp_path, 'best') == [2, 4]
+    assert run(short, tmp_path, DEVICES)['val_accuracy'] == 0.5
+    assert last_steps(tmp_path, 'best') == [2]
 
 
 def test_another_metric_for_early_stopping_begins_anew(short, tmp_path, validation):

