@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
     config.epochs = 40  # passes over the training split
     config.batch_size = 512  # images per optimizer step, over all devices together
     # float32, bfloat16, float16 (both compute only: parameters and statistics stay float32; float16 with a
-    # loss scale), or auto: bfloat16 on a GPU, float32 on a CPU. Of float32 a GPU multiplies 10 bits of the
+    # loss scale), or auto: bfloat16 on a GPU, float32 on a CPU. In float32 a GPU multiplies 10 bits of the
     # mantissa (TF32, as in PyTorch's convolutions), unless JAX_DEFAULT_MATMUL_PRECISION=highest.
     config.precision = 'float32'
     config.parallel = 'auto'  # jit over a mesh of all devices, pmap, or auto (jit)

@@ -20,7 +20,7 @@ from training.schedules import Plateau, hyperparameters
 
 FIRST = 32
 SECONDS = 2.0  # of measuring each size, at least
-STEPS = 64  # in a dispatch, at most
+STEPS = 64  # in a dispatch, at most, unless config.steps_per_dispatch says how many
 ENOUGH = 0.95  # a size is good enough that reaches this share of the best speed
 
 
@@ -61,12 +61,11 @@ def find_batch_size(config: ConfigDict, devices: Sequence[jax.Device] | None = N
     before = config.batch_size
     config.batch_size = unit = len(devices) * config.optimizer.accumulation_steps
     experiment = create_experiment(config, devices)
-    size = experiment.loaders['train'].size
     loader = experiment.loaders['train']
     data = experiment.execution.place_data(loader.arrays) if isinstance(loader, Resident) else None
-    trials, reason = [], f'the {size:,} training images are no more'
+    trials, reason = [], f'the {loader.size:,} training images are no more'
     batch_size = -(-FIRST // unit) * unit
-    while batch_size <= size:
+    while batch_size <= loader.size:
         try:
             trial = _try(experiment, batch_size, data)
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -104,7 +103,8 @@ def _try(experiment: Experiment, batch_size: int, data: Any) -> Trial:
       JaxRuntimeError: it does not fit on the device.
     """
     execution = experiment.execution
-    most = STEPS if execution.many_steps and data is not None else 1
+    many = execution.many_steps and data is not None
+    most = (experiment.config.steps_per_dispatch or STEPS) if many else 1
     order = execution.place_order(np.tile(np.arange(batch_size, dtype=np.int32), (most, 1)))
     values = hyperparameters(experiment.config, most, 0, Plateau())
     rates = {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}

@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 
 from training import CheckpointError
 
+# Two of each: a best one that is saved before its `last` must not push out the one that `last` speaks of.
 KEPT = dict.fromkeys(('last', 'best', 'best_verification'), 2)
 
 

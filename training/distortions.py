@@ -63,6 +63,7 @@ def evaluate_distortions(
 
     Raises:
       CheckpointError: there is no such checkpoint, or it is damaged.
+      NonFiniteLoss: the outputs of the model are not finite.
       DataError: a file does not suit, unlabelled ones are given without `predictions`, or these cannot be
         written.
     """

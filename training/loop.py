@@ -47,7 +47,9 @@ class Training:
         self.selected_on = selection_split(self.config)
         self._verifier: Verifier | None = None  # where the config names pairs
         self._unsaved = {}  # variables of the best epochs that are not yet on disk
-        self._pace = 0.0  # seconds a step took lately; 0: not known
+        # Seconds a step takes, 0 where not known. The mean of an epoch: that of one dispatch depends on when
+        # the host waits.
+        self._pace = 0.0
         self._streaming = experiment.dataset.loader == 'streaming'
         self._many_steps = self.execution.many_steps and not self._streaming
         self._chunk = (self.config.steps_per_dispatch or 1) if self._many_steps else 1
@@ -60,7 +62,8 @@ class Training:
 
         Raises:
           Interrupted: after a signal, with everything saved.
-          NonFiniteLoss: naming the step; the last checkpoint is from before it.
+          NonFiniteLoss: naming the step, and the last checkpoint is from before it; or, where the outputs of
+            a checkpoint are not finite at the end, the image.
           CheckpointError: there is one that cannot be continued from.
         """
         started = time.monotonic()
@@ -132,7 +135,7 @@ class Training:
         better = score is None or best is None or score > best
         self._update_progress(record, better)
         last = progress.stopped or progress.epoch == self.config.epochs
-        if better and (self.selected_on or last):
+        if better:
             self._unsaved['best'] = self.execution.unreplicate(variables)
         if self.progress.best_verification_epoch == record['epoch']:
             self._unsaved['best_verification'] = self.execution.unreplicate(variables)
@@ -188,7 +191,7 @@ class Training:
         base = self.progress.epoch * self.experiment.steps + offset
         every = self.config.checkpoint.every_steps
         waiting = None  # a dispatch whose results are still to come: the next one is queued behind it
-        begun, clock = start, time.monotonic()
+        first_step, clock = start, time.monotonic()
         began = clock
 
         def collect():
@@ -203,7 +206,7 @@ class Training:
             self.progress.seconds += seconds
             self.progress.waited += feed.waited
             feed.waited = 0.0
-            self._pace = (now - began) / (stop - begun)  # of one dispatch it depends on when the host waits
+            self._pace = (now - began) / (stop - first_step)
             signum, pace = np.asarray(votes)
             interruption.signum = int(signum) or interruption.signum
             self._adapt_chunk(stop - first, float(pace))
@@ -217,8 +220,10 @@ class Training:
             data = feed.take(self.state.step)
             arguments = self.state, data, order, rates, start, stop
             if rows.shape not in self._compiled:
+                before = time.monotonic()
                 self._compiled[rows.shape] = self._run_train.lower(*arguments).compile()
-                began = clock = time.monotonic()  # compiling is no training
+                spent = time.monotonic() - before  # compiling is no training
+                began, clock = began + spent, clock + spent
             self.state, sums = self._compiled[rows.shape](*arguments)
             # What all processes must agree on: to stop, and how much to dispatch at once.
             votes = self.execution.maximum([interruption.received or 0, self._pace])
@@ -285,14 +290,11 @@ class Training:
             'versions': versions(),
         }
         for name, variables in self._unsaved.items():
-            self.checkpoints.save(name, self._best_step(name), variables, metadata)
+            best_epoch = getattr(self.progress, f'{name}_epoch')
+            self.checkpoints.save(name, best_epoch * self.experiment.steps, variables, metadata)
         self._unsaved = {}
         state = self.execution.unreplicate(self.state)
         self.checkpoints.save('last', step, state, {**metadata, 'progress': asdict(self.progress)})
-
-    def _best_step(self, name: str) -> int:
-        """Returns the step of the checkpoint `name`, best or best_verification."""
-        return getattr(self.progress, f'{name}_epoch') * self.experiment.steps
 
     def _restored_state(self):
         """Returns the state of the last checkpoint, or None where there is none."""
@@ -303,9 +305,8 @@ class Training:
         check_classes(metadata['dataset']['class_names'], self.experiment.dataset)
         state = self.checkpoints.restore('last', steps[-1], self.experiment.abstract_state())
         self.progress = restored_progress(metadata, self.config)
-        for name in ('best', 'best_verification'):
-            # One was saved without the `last` that speaks of it.
-            self.checkpoints.delete_from(name, self._best_step(name) + 1)
+        for name in ('best', 'best_verification'):  # one may have been saved without its `last`
+            self.checkpoints.delete_from(name, steps[-1] + 1)
         self.console.print(f'Continuing from step {steps[-1]:,} ({self.progress.epoch} epochs done).')
         if (epochs := metadata['config']['epochs']) != self.config.epochs:
             self.console.print(

@@ -170,7 +170,7 @@ class Execution:
         such as `learning_rate`) are given and donates the state. `sums` holds float32[steps] each, to be
         read with `fetch`; only the entries from start to stop are filled. All steps of `order` may go in one
         dispatch where `many_steps`, one elsewhere. `data` is a split from `place_data`, or, for a single
-        step, its batch from `place_batch`.
+        step, its batch from `place_batch`. It can be lowered and compiled ahead, as jax.jit's functions.
         """
 
         def run(state, data, order, hyperparameters, start, stop):

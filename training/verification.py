@@ -141,6 +141,7 @@ def verify(
 
     Raises:
       CheckpointError: there is no such checkpoint, or it is damaged.
+      NonFiniteLoss: the outputs of the model are not finite.
       DataError: the pairs or their images cannot be read, unlabelled ones are given without `scores`, or
         these cannot be written.
     """

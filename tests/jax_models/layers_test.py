@@ -101,3 +101,15 @@ def test_batch_norm_keeps_float32_statistics_of_bfloat16():
 
 def test_gelu_is_the_exact_one():
     assert ACTIVATIONS['gelu'](1.0) == pytest.approx(0.8413447, rel=1e-5)  # the normal distribution's
+
+
+def test_a_bfloat16_layer_sums_in_float32():
+    layer, x = Linear(5, dtype=jnp.bfloat16), jax.random.normal(jax.random.key(1), (64, 32))
+    variables = layer.init(jax.random.key(0), x)
+    logits = layer.apply(variables, x)
+    assert logits.dtype == jnp.float32
+    assert (logits != logits.astype(jnp.bfloat16)).mean() > 0.9
+    # The sum of 4,096 ones is 256 in bfloat16.
+    ones = jnp.ones((4096, 32))
+    gradient = jax.grad(lambda v: layer.apply(v, ones).sum())(variables)['params']['bias']
+    np.testing.assert_array_equal(gradient, 4096)

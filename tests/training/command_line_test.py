@@ -17,11 +17,13 @@ from training.keys import flatten
 from training.run import run
 
 ROOT = Path(__file__).parents[2]
-# train.py on one of the devices, and ResNets have a single block, which compiles fast.
+# train.py on one of the devices, with nothing that takes long: ResNets of a single block, no plots.
 SMALL = """
 import jax, runpy, sys
 from functools import partial
 from jax_models import registry
+from training import plots
+plots.save = lambda figure, path: path
 devices = jax.devices()[:1]
 jax.devices = lambda: devices
 registry.MODELS['resnet18'] = partial(registry.MODELS['resnet18'], stage_sizes=(1,))

@@ -15,7 +15,7 @@ import pytest
 from input_pipeline.loaders import evaluation_order, training_order
 from training import ConfigError
 from training.experiment import create_experiment, resolve
-from training.parallel import Execution
+from training.parallel import SUMS, Execution
 
 STEPS = 5
 TRAINED = {}
@@ -163,3 +163,13 @@ def test_a_copy_outlives_the_state_it_was_taken_from(config, parallel):
     copy = execution.unreplicate(placed)
     placed['a'].delete()
     np.testing.assert_array_equal(copy['a'], [0, 1, 2])
+
+
+@pytest.mark.parametrize(('placed', 'loops'), [('place_data', True), ('place_batch', False)])
+def test_only_resident_steps_go_in_a_loop(placed, loops):
+    execution = Execution('jit', jax.devices()[:1])
+    execution.many_steps = True
+    run = execution.compile_train(lambda state, batch, rates: (state, dict.fromkeys(SUMS, state)))
+    data = getattr(execution, placed)({'image': np.zeros((4, 1))})
+    order = execution.place_order(np.zeros((2, 4), np.int32))
+    assert ('while' in str(jax.make_jaxpr(run)(0.0, data, order, {}, 0, 1))) == loops
