@@ -5,8 +5,8 @@ Command: python benchmarks/scaling.py [--config=resnet18] [--parallel=jit] [--st
 Compiles the training step of a config for simulated CPU devices and reads its collective operations from the
 program: number and bytes, of gradients and of batch norm apart. The bytes are those of a GPU, whose compiler
 fuses reductions too, but may leave them in several pieces. Then prints a model of weak scaling, in which the
-batch per device stays and the devices multiply, with its assumptions. The time of a step on one device is
-that of this machine's GPU, or without one an assumption.
+batch per device stays and the devices multiply, with its assumptions, from the time that a step takes on one
+device of this machine; where that is a CPU, from an assumed one of a GPU too.
 """
 
 import argparse
@@ -29,7 +29,7 @@ COLLECTIVE = re.compile(
 )
 SMALL = 64 * 1024  # bytes: below it an operation takes its latency, whatever it carries
 ASSUMED_MILLISECONDS = 20.0  # of a step, where there is no GPU to time one on
-TIMED_STEPS = 20
+TIMED_STEPS = {'gpu': 20, 'cpu': 2}
 
 
 @dataclass
@@ -75,13 +75,12 @@ def main():
         # In a process of its own: this one sees simulated CPU devices only.
         command = [sys.executable, *sys.argv, '--time_step']
         timed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        arguments.step_milliseconds, source = json.loads(timed.splitlines()[-1])
+        times = json.loads(timed.splitlines()[-1])
     else:
-        source = 'given'
+        times = [(arguments.step_milliseconds, 'given')]
     os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={arguments.devices}'
     os.environ['JAX_PLATFORMS'] = 'cpu'
-    operations = collectives(compiled_step(arguments))
-    show(arguments, operations, source)
+    show(arguments, collectives(compiled_step(arguments)), times)
 
 
 def parse_arguments():
@@ -95,7 +94,7 @@ def parse_arguments():
     parser.add_argument('--width', type=int, default=0, help='of the model; 0: the config says')
     parser.add_argument('--classes', type=int, default=10, help='of the dataset')
     parser.add_argument(
-        '--step_milliseconds', type=float, help="of one device alone; default: timed on this machine's GPU"
+        '--step_milliseconds', type=float, help='of one device alone; default: timed on this machine'
     )
     parser.add_argument('--time_step', action='store_true', help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -145,22 +144,24 @@ def compiled_step(arguments) -> str:
     return step.lower(state, *rest).compile().as_text()
 
 
-def time_step(arguments) -> tuple[float, str]:
-    """Returns the milliseconds of a training step on a GPU, and where they are from."""
+def time_step(arguments) -> list[tuple[float, str]]:
+    """Returns the milliseconds of a training step, and where they are from."""
     import jax
 
-    if jax.default_backend() != 'gpu':
-        return ASSUMED_MILLISECONDS, 'ASSUMED, for want of a GPU'
     experiment = create(arguments, simulated=False)
     step, state, rest = prepared(experiment)
-    for number in range(2 * TIMED_STEPS):
-        if number == TIMED_STEPS:  # the first half warms up
+    steps = TIMED_STEPS[jax.default_backend()]
+    for number in range(2 * steps):
+        if number == steps:  # the first half warms up
             jax.block_until_ready(state)
             started = time.perf_counter()
         state, _ = step(state, *rest)
     jax.block_until_ready(state)
-    milliseconds = 1000 * (time.perf_counter() - started) / TIMED_STEPS
-    return milliseconds, f'measured: {experiment.execution.name}, batch {experiment.config.batch_size}'
+    milliseconds = 1000 * (time.perf_counter() - started) / steps
+    times = [(milliseconds, f'measured: {experiment.execution.name}, batch {experiment.config.batch_size}')]
+    if jax.default_backend() == 'cpu':
+        times.append((ASSUMED_MILLISECONDS, 'ASSUMED of a GPU, which this machine has not'))
+    return times
 
 
 def collectives(program: str) -> list[Collective]:
@@ -187,11 +188,10 @@ def step_seconds(alone: float, operations: list[Collective], network: Network, o
     return alone + small * network.latency + (1 - overlap) * sending
 
 
-def show(arguments, operations: list[Collective], source: str) -> None:
+def show(arguments, operations: list[Collective], times: list[tuple[float, str]]) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    console, alone = Console(highlight=False, soft_wrap=True), arguments.step_milliseconds / 1000
+    console = Console(highlight=False, soft_wrap=True)
     small = [operation for operation in operations if operation.bytes <= SMALL]
     large = [operation for operation in operations if operation.bytes > SMALL]
     console.print(f'{arguments.config}, {arguments.parallel}, {arguments.devices} devices, each step:')
@@ -200,20 +200,8 @@ def show(arguments, operations: list[Collective], source: str) -> None:
     total = sum(operation.bytes for operation in small)
     console.print(f'  {len(small)} below {SMALL // 1024} KiB (batch norm, sums), {total:,} bytes together')
 
-    title = f'Weak scaling from {1000 * alone:.3g} ms a step on one device ({source})'
-    table = Table(title=title, title_justify='left')
-    for name in ('network', 'GPUs', 'ms a step', 'efficiency', 'with half hidden'):
-        table.add_column(name, justify='left' if name == 'network' else 'right')
-    for network in NETWORKS:
-        seconds, hidden = (step_seconds(alone, operations, network, overlap) for overlap in (0.0, 0.5))
-        table.add_row(
-            network.name,
-            str(network.devices),
-            f'{1000 * seconds:.1f}',
-            f'{alone / seconds:.0%}',
-            f'{alone / hidden:.0%}',
-        )
-    console.print(table)
+    for milliseconds, source in times:
+        console.print(scaling_table(milliseconds, source, operations))
     for network in NETWORKS:
         console.print(
             f'{network.name}: {network.bandwidth / 1e9:.1f} GB/s along the ring, '
@@ -225,6 +213,21 @@ def show(arguments, operations: list[Collective], source: str) -> None:
         'backward pass not at all, or by half; '
         'no waiting for data or for slower devices.'
     )
+
+
+def scaling_table(milliseconds: float, source: str, operations: list[Collective]):
+    from rich.table import Table
+
+    alone = milliseconds / 1000
+    title = f'Weak scaling from {milliseconds:,.0f} ms a step on one device ({source})'
+    table = Table(title=title, title_justify='left')
+    for name in ('network', 'devices', 'ms a step', 'efficiency', 'with half hidden'):
+        table.add_column(name, justify='left' if name == 'network' else 'right')
+    for network in NETWORKS:
+        seconds, hidden = (step_seconds(alone, operations, network, overlap) for overlap in (0.0, 0.5))
+        efficiencies = f'{alone / seconds:.1%}', f'{alone / hidden:.1%}'
+        table.add_row(network.name, str(network.devices), f'{1000 * seconds:,.1f}', *efficiencies)
+    return table
 
 
 def _product(shape: str) -> int:
