@@ -27,12 +27,14 @@ from configs import default
 from input_pipeline import normalization, sources
 from input_pipeline.splits import carve_validation
 from tests.parity import torch_models
+from training.host_memory import keep_freed_memory
 from training.run import run
 
 DEVICE = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 
 
 def main():
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--config', required=True, help='configs/simple_cnn_cifar100.py or another')
     parser.add_argument(

@@ -148,6 +148,9 @@ def time_step(arguments) -> list[tuple[float, str]]:
     """Returns the milliseconds of a training step, and where they are from."""
     import jax
 
+    from training.host_memory import keep_freed_memory
+
+    keep_freed_memory()
     experiment = create(arguments, simulated=False)
     step, state, rest = prepared(experiment)
     steps = TIMED_STEPS[jax.default_backend()]

@@ -34,6 +34,7 @@ from jax_models import model_names, summary
 from training.checkpoints import Checkpoints
 from training.console import Console
 from training.experiment import Experiment, create_experiment, resolve
+from training.host_memory import keep_freed_memory
 from training.loop import Training
 from training.tracking import Tracker
 
@@ -44,6 +45,7 @@ RATE = 0.01  # low enough for random labels
 def main():
     # Leaves memory of a GPU to PyTorch and to the processes that time the first step.
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+    keep_freed_memory()
     arguments = parse_arguments()
     if arguments.first_step:
         bare_steps(create(arguments, epochs=1))(1)

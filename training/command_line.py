@@ -66,9 +66,15 @@ def explained() -> Iterator[None]:
 
 
 def prepare_jax() -> None:
-    """Quiets its libraries; turns on the compilation cache, which JAX_COMPILATION_CACHE_DIR may move."""
+    """Quiets its libraries, keeps freed memory, and turns on the compilation cache.
+
+    JAX_COMPILATION_CACHE_DIR may move that.
+    """
     import jax
 
+    from training.host_memory import keep_freed_memory
+
+    keep_freed_memory()
     logging.set_verbosity(logging.WARNING)  # Orbax says a page per checkpoint
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
         root = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()

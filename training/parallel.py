@@ -5,9 +5,7 @@ plain arrays back. Of several processes each hands over the same arrays and gets
 """
 
 import collections
-import ctypes
 import math
-import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,8 +69,6 @@ class Execution:
         self.process_count = len(counts)
         self.is_main = jax.process_index() == 0
         self.many_steps = self.devices[0].platform != 'cpu'
-        if not self.many_steps:
-            _keep_freed_memory()
         self._mesh = Mesh(np.array(self.devices), (AXIS,))
         self._replicated = NamedSharding(self._mesh, PartitionSpec())
         self._by_device = NamedSharding(self._mesh, PartitionSpec(AXIS))
@@ -308,16 +304,3 @@ def _available_bytes() -> float:
     except OSError:
         return math.inf  # not Linux
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith('MemAvailable'))
-
-
-def _keep_freed_memory() -> None:
-    """Makes the C library keep the memory that a step frees for the next one.
-
-    XLA allocates each step's arrays anew on a CPU. Pages fresh from the system cost a seventh of a step.
-    """
-    if platform.libc_ver()[0] == 'glibc':
-        mallopt = ctypes.CDLL(None).mallopt
-        m_arena_max, m_mmap_max, m_trim_threshold = -8, -4, -1
-        mallopt(m_arena_max, 1)
-        mallopt(m_mmap_max, 0)
-        mallopt(m_trim_threshold, 2**31 - 1)
