@@ -45,7 +45,6 @@ RATE = 0.01  # low enough for random labels
 def main():
     # Leaves memory of a GPU to PyTorch and to the processes that time the first step.
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
-    keep_freed_memory()
     arguments = parse_arguments()
     if arguments.first_step:
         bare_steps(create(arguments, epochs=1))(1)
@@ -103,6 +102,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def create(arguments: argparse.Namespace, *, epochs: int) -> Experiment:
     """Returns what train.py would run, on random images: an epoch is a round."""
+    keep_freed_memory()
     config = resnet18.get_config()
     config.epochs, config.batch_size, config.precision = epochs, arguments.batch_size, arguments.precision
     config.model.name, config.model.width = arguments.model, arguments.width

@@ -47,8 +47,7 @@ class Training:
         self.selected_on = selection_split(self.config)
         self._verifier: Verifier | None = None  # where the config names pairs
         self._unsaved = {}  # variables of the best epochs that are not yet on disk
-        # Seconds a step takes, 0 where not known. The mean of an epoch: that of one dispatch depends on when
-        # the host waits.
+        # Seconds a step takes, an epoch's mean (one dispatch's depend on when the host waits); 0: not known.
         self._pace = 0.0
         self._streaming = experiment.dataset.loader == 'streaming'
         self._many_steps = self.execution.many_steps and not self._streaming
@@ -133,15 +132,15 @@ class Training:
             record['data_wait'] = progress.waited / progress.seconds
         score, best = self._score(record), self.progress.best
         better = score is None or best is None or score > best
-        self._update_progress(record, better)
-        last = progress.stopped or progress.epoch == self.config.epochs
         if better:
             self._unsaved['best'] = self.execution.unreplicate(variables)
+        self._update_progress(record, better)
         if self.progress.best_verification_epoch == record['epoch']:
             self._unsaved['best_verification'] = self.execution.unreplicate(variables)
         self.tracker.log_epoch(record)
         self.console.epoch_line(record, self.config.epochs, best=better and self.selected_on is not None)
         signum = interruption.signum
+        last = progress.stopped or progress.epoch == self.config.epochs
         every = self.config.checkpoint
         due = _divides(every.every_epochs, progress.epoch) or _divides(every.every_steps, record['step'])
         if last or signum or due:
@@ -191,8 +190,7 @@ class Training:
         base = self.progress.epoch * self.experiment.steps + offset
         every = self.config.checkpoint.every_steps
         waiting = None  # a dispatch whose results are still to come: the next one is queued behind it
-        first_step, clock = start, time.monotonic()
-        began = clock
+        first_step, earlier, clock = start, self.progress.seconds, time.monotonic()
 
         def collect():
             nonlocal clock, waiting
@@ -206,7 +204,7 @@ class Training:
             self.progress.seconds += seconds
             self.progress.waited += feed.waited
             feed.waited = 0.0
-            self._pace = (now - began) / (stop - first_step)
+            self._pace = (self.progress.seconds - earlier) / (stop - first_step)
             signum, pace = np.asarray(votes)
             interruption.signum = int(signum) or interruption.signum
             self._adapt_chunk(stop - first, float(pace))
@@ -220,10 +218,9 @@ class Training:
             data = feed.take(self.state.step)
             arguments = self.state, data, order, rates, start, stop
             if rows.shape not in self._compiled:
-                before = time.monotonic()
+                clock -= time.monotonic()  # compiling is no training
                 self._compiled[rows.shape] = self._run_train.lower(*arguments).compile()
-                spent = time.monotonic() - before  # compiling is no training
-                began, clock = began + spent, clock + spent
+                clock += time.monotonic()
             self.state, sums = self._compiled[rows.shape](*arguments)
             # What all processes must agree on: to stop, and how much to dispatch at once.
             votes = self.execution.maximum([interruption.received or 0, self._pace])
