@@ -86,6 +86,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    keep_freed_memory()  # before the next line starts JAX's threads
     gpu = jax.default_backend() == 'gpu'
     parser.add_argument('--model', default='resnet18', choices=model_names())
     parser.add_argument('--width', type=int, default=64, help='channels of the first stage')
@@ -102,7 +103,6 @@ def parse_arguments() -> argparse.Namespace:
 
 def create(arguments: argparse.Namespace, *, epochs: int) -> Experiment:
     """Returns what train.py would run, on random images: an epoch is a round."""
-    keep_freed_memory()
     config = resnet18.get_config()
     config.epochs, config.batch_size, config.precision = epochs, arguments.batch_size, arguments.precision
     config.model.name, config.model.width = arguments.model, arguments.width

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import io
 import queue
+import sys
 import tarfile
 import threading
 import urllib.request
@@ -27,21 +28,20 @@ _CONNECT_SECONDS = 15  # until the server answers, name resolution included
 _BLOCK = 2**20  # bytes
 
 
-def prepare(name: str, root: Path, manual_dir: str, progress: bool) -> None:
+def prepare(name: str, root: Path, manual_dir: str) -> None:
     """Builds DATA_DIR/name/version from the official archive.
 
     Args:
         name: cifar10 or cifar100.
         root: folder of all datasets.
         manual_dir: where an archive downloaded by hand lies, or '' to download it.
-        progress: show progress bars.
 
     Raises:
         DataError: it cannot be downloaded, read or written.
     """
     import tensorflow_datasets as tfds
 
-    if not progress:
+    if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     builder_cls = _builder_cls(name)
     try:
@@ -49,7 +49,7 @@ def prepare(name: str, root: Path, manual_dir: str, progress: bool) -> None:
         builder = builder_cls(data_dir=root)
         if builder.data_path.exists():
             raise DataError(f'{builder.data_path} has no dataset_info.json, so it is incomplete: remove it.')
-        builder.archive = _archive(builder, root, manual_dir, progress)
+        builder.archive = _archive(builder, root, manual_dir)
         builder.download_and_prepare(file_format='array_record')
     except DataError:
         raise
@@ -108,7 +108,7 @@ def _examples(content: bytes, label_keys: list[str], id_prefix: str) -> Iterator
         yield index, {**example, 'id': f'{id_prefix}{index:05d}', 'image': buffer.getvalue()}
 
 
-def _archive(builder, root: Path, manual_dir: str, progress: bool) -> Path:
+def _archive(builder, root: Path, manual_dir: str) -> Path:
     """Returns the verified archive: from manual_dir, or downloaded before, or downloaded now."""
     url = builder._cifar_info.url
     filename = url.rpartition('/')[2]
@@ -122,7 +122,7 @@ def _archive(builder, root: Path, manual_dir: str, progress: bool) -> Path:
     if archive.exists():
         _verify(archive, builder.url_infos[url], 'Remove it, and it is downloaded again')
     else:
-        _download(url, archive, builder.url_infos[url], progress)
+        _download(url, archive, builder.url_infos[url])
     return archive
 
 
@@ -137,14 +137,14 @@ def _verify(archive: Path, expected, way_out: str) -> None:
         )
 
 
-def _download(url: str, target: Path, expected, progress: bool) -> None:
+def _download(url: str, target: Path, expected) -> None:
     """Downloads a file; it appears under its name only when it is complete and right."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f'{target.name}.{uuid.uuid4().hex}.tmp')
     title = f'Downloading {url} ({expected.size / 1e6:,.0f} MB) to {target}'
     try:
         with _connect(url, target) as response, open(temporary, 'wb') as file:
-            for block in track(_blocks(response, url, target), expected.size, title, progress):
+            for block in track(_blocks(response, url, target), expected.size, title):
                 file.write(block)
         _verify(temporary, expected, f'The download from {url} went wrong: try again')
         temporary.replace(target)

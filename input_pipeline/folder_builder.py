@@ -7,11 +7,12 @@ that was killed leaves for the next. The dataset appears under its own name in o
 import contextlib
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from input_pipeline import DataError, decoding, folder_shards, folders, records
 from input_pipeline.folder_shards import Shard, read_json, write_json
+from input_pipeline.locking import locked
 from input_pipeline.progress import track
 
 VERSION = '1.0.0'
@@ -27,7 +28,6 @@ def find_or_build(
     *,
     bad_images: str,
     splits: Sequence[str],
-    progress: bool,
     workers: int,
 ) -> records.Prepared:
     """Returns ROOT/NAME/1.0.0, prepared from `folder` unless it is there and the folder is unchanged.
@@ -38,7 +38,6 @@ def find_or_build(
         root: folder of all datasets.
         bad_images: what an unreadable image does: 'fail', or 'skip', which leaves it out.
         splits: that it must have.
-        progress: show a progress bar.
         workers: processes; 0: as many as pay.
 
     Raises:
@@ -56,9 +55,10 @@ def find_or_build(
     try:
         if not _is_current(target, listing, bad_images):
             target.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(target.parent / '.lock', name):
+            waiting = f'Waiting for another process that prepares {name}.'
+            with locked(target.parent / '.lock', lambda: _say(waiting)):
                 if not _is_current(target, listing, bad_images):  # another process may have done it
-                    _build(listing, name, target, bad_images, progress, workers)
+                    _build(listing, name, target, bad_images, workers)
     except (OSError, RuntimeError) as error:  # the latter from array_record, such as on a full disk
         raise DataError(
             f'Cannot prepare {name} in {root}: {error}. Choose another folder with '
@@ -94,25 +94,7 @@ def _is_current(target: Path, listing: folders.Listing, bad_images: str) -> bool
     return False
 
 
-@contextlib.contextmanager
-def _locked(path: Path, name: str) -> Iterator[None]:
-    """Lets one process at a time in; the system lets go of the lock of a process that dies."""
-    import fcntl  # not on Windows, where there is no array_record either
-
-    with open(path, 'w') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _say(f'Waiting for another process that prepares {name}.')
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks: two processes would do the same work
-            pass
-        yield
-
-
-def _build(
-    listing: folders.Listing, name: str, target: Path, bad_images: str, progress: bool, workers: int
-) -> None:
+def _build(listing: folders.Listing, name: str, target: Path, bad_images: str, workers: int) -> None:
     """Writes the shards that are not there yet and, once all are, moves them into place."""
     work = target.with_name(f'{VERSION}.incomplete')
     work.mkdir(exist_ok=True)
@@ -125,7 +107,7 @@ def _build(
     done: dict[str, dict] = {}
     finished = folder_shards.finish(listing.folder, work, shards, processes, reuse_bad=bad_images == 'skip')
     with contextlib.closing(finished):  # its processes end where this fails
-        for shard, content in track(finished, total, title, progress, size=lambda pair: len(pair[0].items)):
+        for shard, content in track(finished, total, title, size=lambda pair: len(pair[0].items)):
             done[shard.name] = content
             if content['unreadable'] and bad_images == 'fail':
                 bad = [image for part in done.values() for image in part['unreadable']]

@@ -104,7 +104,7 @@ def _write_shard(folder: Path, work: Path, shard: Shard) -> dict:
         try:
             image, digests[item.id] = conversion.standardize((folder / item.id).read_bytes())
         except (OSError, conversion.UnreadableImage) as error:
-            unreadable.append((item.id, getattr(error, 'strerror', None) or str(error)))
+            unreadable.append([item.id, getattr(error, 'strerror', None) or str(error)])
             continue
         example = tf_example_pb2.Example()
         feature = example.features.feature

@@ -2,12 +2,10 @@
 
 import contextlib
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 
-from input_pipeline import DataError
 from input_pipeline.encoded import EncodedImages
 from input_pipeline.progress import track
 from input_pipeline.sources import Dataset
@@ -47,8 +45,6 @@ def constants(
             mean, std = (0.5,) * channels, (0.5,) * channels
         case 'dataset':
             mean, std = CONSTANTS.get(dataset.name) or _stored_constants(dataset.splits[train_split].images)
-        case _:
-            raise DataError(f'config.dataset.normalization is {normalization!r}; use dataset, half or none.')
     return np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
 
@@ -77,7 +73,7 @@ def _channel_constants(images: np.ndarray | EncodedImages) -> tuple[list[float],
     blocks = (images[start : start + _CHUNK] for start in range(0, len(images), _CHUNK))
     if isinstance(images, EncodedImages):
         title = f'Computing the mean and deviation of {len(images):,} images (only this once)'
-        blocks = track(blocks, len(images), title, sys.stderr.isatty())
+        blocks = track(blocks, len(images), title)
     for block in blocks:
         for channel, histogram in enumerate(histograms):
             histogram += np.bincount(block[..., channel].ravel(), minlength=256)

@@ -21,16 +21,13 @@ from input_pipeline import DataError, cifar, folder_builder, records
 _CLI = 'pip install tensorflow apache-beam mlcroissant importlib_resources && tfds'
 
 
-def find_or_prepare(
-    config: ConfigDict, splits: Sequence[str], progress: bool, workers: int = 0
-) -> records.Prepared:
+def find_or_prepare(config: ConfigDict, splits: Sequence[str], workers: int = 0) -> records.Prepared:
     """Finds a prepared dataset in array_record format, or prepares it: a folder, or CIFAR.
 
     Args:
         config: config.dataset; reads name (as TFDS has it: name or name/config, either with :version),
             data_dir, manual_dir, folder and bad_images.
         splits: that it must have.
-        progress: show progress bars.
         workers: processes that prepare a folder; 0: as many as pay.
 
     Raises:
@@ -45,7 +42,6 @@ def find_or_prepare(
             root,
             bad_images=config.bad_images,
             splits=splits,
-            progress=progress,
             workers=workers,
         )
     name = config.name
@@ -56,7 +52,7 @@ def find_or_prepare(
     if prepared is None:
         if name not in cifar.NAMES:
             raise _not_prepared(name, root)
-        cifar.prepare(name, root, config.manual_dir, progress)
+        cifar.prepare(name, root, config.manual_dir)
         prepared = records.find(name, root)
     elif 'array_record' not in prepared.formats:
         raise DataError(
@@ -133,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if _is_taken(config.name):
             raise DataError(f'--name={config.name} is another dataset already; choose one of your own.')
-        find_or_prepare(config, (), progress=sys.stderr.isatty(), workers=config.workers)
+        find_or_prepare(config, (), workers=config.workers)
     except DataError as error:
         sys.exit(f'error: {error}')
     except KeyboardInterrupt:

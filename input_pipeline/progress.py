@@ -10,11 +10,12 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 Item = TypeVar('Item')
 
 
-def track(
-    items: Iterable[Item], total: int, title: str, show_bar: bool, size: Callable[[Item], int] = len
-) -> Iterator[Item]:
-    """Passes items on, with a bar on stderr that advances by `size(item)` up to `total`, or only a title."""
-    if not show_bar:
+def track(items: Iterable[Item], total: int, title: str, size: Callable[[Item], int] = len) -> Iterator[Item]:
+    """Passes items on, with a bar on stderr that advances by `size(item)` up to `total`.
+
+    Where stderr is no terminal, only the title is printed.
+    """
+    if not sys.stderr.isatty():
         print(title, file=sys.stderr, flush=True)
         yield from items
         return

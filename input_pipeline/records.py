@@ -176,8 +176,9 @@ class Records:
                     raise self._damaged(
                         f'{path.name} cannot be read from record {start} on ({error})'
                     ) from error
-                if labels.min() < -1 or labels.max() >= len(self.class_names):
-                    raise self._damaged(f'{path.name} has labels of no class, such as {labels.max()}')
+                wrong = labels[(labels < -1) | (labels >= len(self.class_names))]
+                if wrong.size:
+                    raise self._damaged(f'{path.name} has labels of no class, such as {wrong[0]}')
                 yield images, labels, ids
                 read += len(records)
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -69,7 +68,6 @@ def load(
     dataset_config: ConfigDict,
     splits: Sequence[str] = ('train', 'test'),
     *,
-    progress: bool | None = None,
     memory: float | None = None,
     check: Callable[[tuple[int, int, int], int], None] = lambda image_shape, num_classes: None,
 ) -> Dataset:
@@ -79,8 +77,6 @@ def load(
         dataset_config: reads name, data_dir, manual_dir, cache_dir, folder, bad_images, image_size and, given
             `memory`, loader.
         splits: which ones; names as the dataset has them.
-        progress: show a progress bar (True) or one plain line (False) on stderr while something takes long;
-            None: a bar if stderr is a terminal.
         memory: free bytes on all devices, by which `choose_loader` decides whether the images are decoded;
             None: they are in any case.
         check: called once with the shape of an image and the number of classes, before anything is
@@ -89,9 +85,8 @@ def load(
     Raises:
         DataError: on anything that is not there, not readable, not writable, or too large for memory.
     """
-    progress = sys.stderr.isatty() if progress is None else progress
     if dataset_config.folder or dataset_config.name != 'digits':
-        return _tfds(dataset_config, splits, progress, memory, check)
+        return _tfds(dataset_config, splits, memory, check)
     if memory is not None and dataset_config.loader == 'streaming':
         raise DataError('config.dataset.loader=streaming: not for digits, which lie in memory; use resident.')
     return _digits(dataset_config, splits, check)
@@ -144,9 +139,9 @@ def _digits(dataset_config: ConfigDict, splits: Sequence[str], check: Callable) 
 
 
 def _tfds(
-    dataset_config: ConfigDict, splits: Sequence[str], progress: bool, memory: float | None, check: Callable
+    dataset_config: ConfigDict, splits: Sequence[str], memory: float | None, check: Callable
 ) -> Dataset:
-    prepared = prepare.find_or_prepare(dataset_config, splits, progress)
+    prepared = prepare.find_or_prepare(dataset_config, splits)
     name = prepared.name  # without any :version
     image_size = dataset_config.image_size
     # The folder is part of the key, so that two copies of a dataset do not replace each other's cache.
@@ -157,12 +152,21 @@ def _tfds(
     opened = {
         split: records.Records(prepared, split, image_size) for split in splits if cached[split] is None
     }
+    shapes = {
+        split: tuple(opened[split].shape if split in opened else cached[split]['images'].shape[1:])
+        for split in splits
+    }
+    image_shape = shapes[splits[0]]
+    if set(shapes.values()) != {image_shape}:
+        listed = ', '.join(f'{split} {" x ".join(map(str, shape))}' for split, shape in shapes.items())
+        raise DataError(
+            f'{name} has images of different sizes ({listed}): resize them all with '
+            '--config.dataset.image_size=PIXELS.'
+        )
     if opened:
-        first = next(iter(opened.values()))
-        image_shape, class_names = first.shape, first.class_names
+        class_names = next(iter(opened.values())).class_names
     else:
-        entries = cached[splits[0]]
-        image_shape, class_names = entries['images'].shape[1:], tuple(map(str, entries['class_names']))
+        class_names = tuple(map(str, cached[splits[0]]['class_names']))
     check(image_shape, len(class_names))
 
     loader, reason = 'resident', ''
@@ -174,18 +178,18 @@ def _tfds(
     for split in splits:
         if loader == 'streaming':
             source = opened.get(split) or records.Records(prepared, split, image_size)
-            loaded[split] = _encoded(folder, source, prepared, progress)
+            loaded[split] = _encoded(folder, source, prepared)
             continue
         if (entries := cached[split]) is None:
-            _fill_cache(folder, opened[split], prepared, progress)
+            _fill_cache(folder, opened[split], prepared)
             entries = cache.read(folder, split, prepared.fingerprint)
             if entries is None:
                 raise DataError(f'What was just written to {folder} reads back damaged: check that disk.')
         loaded[split] = Split(entries['images'], entries['labels'], entries['ids'])
-    return Dataset(name, prepared.version, class_names, tuple(image_shape), loaded, loader, reason)
+    return Dataset(name, prepared.version, class_names, image_shape, loaded, loader, reason)
 
 
-def _encoded(folder: Path, source: records.Records, prepared: records.Prepared, progress: bool) -> Split:
+def _encoded(folder: Path, source: records.Records, prepared: records.Prepared) -> Split:
     """Returns a split whose images are not decoded; reads through its records once for labels and ids."""
     split = source.split
     index = cache.read_index(folder, split, prepared.fingerprint)
@@ -193,7 +197,7 @@ def _encoded(folder: Path, source: records.Records, prepared: records.Prepared, 
         title = f'Reading the labels of {split} of {prepared.name}, {len(source):,} records (only this once)'
         labels, ids = [], []
         for _, chunk_labels, chunk_ids in track(
-            source.encoded(), len(source), title, progress, size=lambda chunk: len(chunk[1])
+            source.encoded(), len(source), title, size=lambda chunk: len(chunk[1])
         ):
             labels.append(chunk_labels)
             ids.extend(chunk_ids)
@@ -210,16 +214,14 @@ def _cache_dir(cache_dir: str) -> Path:
     return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'jax-classifiers'
 
 
-def _fill_cache(folder: Path, source: records.Records, prepared: records.Prepared, progress: bool) -> None:
+def _fill_cache(folder: Path, source: records.Records, prepared: records.Prepared) -> None:
     """Decodes a split into the cache, in several processes where that is faster."""
     split = source.split
     shape = (len(source), *source.shape)
     title = f'Decoding {split} of {prepared.name}, {len(source):,} images (only this once)'
 
     def fill(processes: int) -> None:
-        chunks = track(
-            source.decoded(processes), len(source), title, progress, size=lambda chunk: len(chunk[0])
-        )
+        chunks = track(source.decoded(processes), len(source), title, size=lambda chunk: len(chunk[0]))
         cache.write(folder, split, prepared.fingerprint, shape, chunks, source.class_names)
 
     try:

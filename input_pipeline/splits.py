@@ -10,7 +10,7 @@ def carve_validation(labels: np.ndarray, validation: float, seed: int) -> tuple[
 
     Args:
         labels: int32[n].
-        validation: the part held out: a fraction, or a count if above 1; 0 holds out nothing.
+        validation: the part held out: a fraction, or a count if above 1.
         seed: the same seed and labels give the same split.
 
     Returns:
@@ -20,13 +20,6 @@ def carve_validation(labels: np.ndarray, validation: float, seed: int) -> tuple[
         DataError: if so many cannot be held out, or not from each class.
     """
     total = len(labels)
-    if validation == 0:
-        return np.arange(total), np.arange(0)
-    if validation < 0 or validation >= total or validation == 1 or (validation > 1 and validation % 1):
-        raise DataError(
-            f'config.dataset.validation is {validation:g}, but must be a fraction below 1 '
-            f'or a whole number of images between 2 and {total - 1:,}; 0 holds out nothing.'
-        )
     from sklearn.model_selection import train_test_split
 
     try:

@@ -15,7 +15,7 @@ from input_pipeline.loaders import Resident
 from training import ConfigError
 from training import config as configuration
 from training.console import Console
-from training.experiment import Experiment, create_experiment, resolve
+from training.experiment import Experiment, check_augmentation, create_experiment, resolve
 from training.schedules import Plateau, hyperparameters
 
 FIRST = 32
@@ -61,6 +61,7 @@ def find_batch_size(config: ConfigDict, devices: Sequence[jax.Device] | None = N
     before = config.batch_size
     config.batch_size = unit = len(devices) * config.optimizer.accumulation_steps
     experiment = create_experiment(config, devices)
+    check_augmentation(config.augmentation, experiment.dataset.image_shape)
     loader = experiment.loaders['train']
     data = experiment.execution.place_data(loader.arrays) if isinstance(loader, Resident) else None
     trials, reason = [], f'the {loader.size:,} training images are no more'

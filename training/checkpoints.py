@@ -20,8 +20,9 @@ KEPT = dict.fromkeys(('last', 'best', 'best_verification'), 2)
 class Checkpoints:
     """Reads and writes `directory/<name>/<step>/`. Writing goes on in the background until `close`."""
 
-    def __init__(self, directory: Path):
-        self.directory = directory.resolve()
+    def __init__(self, directory: Path, *, read_only: bool = False):
+        """`read_only` keeps out of the way of a run that is writing there."""
+        self.directory, self.read_only = directory.resolve(), read_only
         self._managers: dict[str, ocp.CheckpointManager] = {}
 
     def steps(self, name: str) -> list[int]:
@@ -97,11 +98,14 @@ class Checkpoints:
 
     def _manager(self, name: str) -> ocp.CheckpointManager:
         if name not in self._managers:
-            for path in (self.directory / name).glob('[0-9]*'):
-                # Orbax takes an empty folder for a checkpoint, and saves nothing older.
-                with contextlib.suppress(OSError):  # not empty, or another process was quicker
-                    path.rmdir()
-            options = ocp.CheckpointManagerOptions(max_to_keep=KEPT[name], cleanup_tmp_directories=True)
+            if self.read_only:
+                options = ocp.CheckpointManagerOptions(read_only=True)
+            else:
+                for path in (self.directory / name).glob('[0-9]*'):
+                    # Orbax takes an empty folder for a checkpoint, and saves nothing older.
+                    with contextlib.suppress(OSError):  # not empty, or another process was quicker
+                        path.rmdir()
+                options = ocp.CheckpointManagerOptions(max_to_keep=KEPT[name], cleanup_tmp_directories=True)
             handlers = {'arrays': ocp.StandardCheckpointHandler(), 'metadata': ocp.JsonCheckpointHandler()}
             self._managers[name] = ocp.CheckpointManager(
                 self.directory / name, options=options, item_handlers=handlers

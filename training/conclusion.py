@@ -1,6 +1,6 @@
 """What remains of a run at its end: results and plots."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ def conclude(
     workdir: Path,
     *,
     last_variables: Any,
+    evaluators: Mapping[str, Evaluator],
     verifier: Verifier | None,
 ) -> tuple[dict, dict[str, Path]]:
     """Evaluates the best checkpoint on test (without one on val) and the pairs, and draws in process 0.
@@ -33,6 +34,7 @@ def conclude(
     Args:
       records: the objects of metrics.jsonl.
       last_variables: those of the last epoch, on the devices.
+      evaluators: by split; those there are.
       verifier: of the pairs, where the config names any.
 
     Returns:
@@ -42,7 +44,12 @@ def conclude(
     split = next((name for name in ('test', 'val') if name in experiment.loaders), None)
     if split == 'val' and experiment.dataset.num_classes > MATRIX_CLASSES:
         split = None  # only the matrix would be new
-    final = _evaluate(experiment, split, best_variables) if split else {}
+    final = {}
+    if split:
+        evaluator = evaluators.get(split) or Evaluator(experiment, experiment.loaders[split])
+        run = experiment.execution.compile_predict(experiment.predict_step())
+        logits = evaluator.outputs(run, experiment.execution.replicate(best_variables))
+        final = summarize(logits, experiment.loaders[split].labels)
     best, last = records[progress.best_epoch - 1], records[-1]
     results = {
         **({f'test_{name}': final[name] for name in ('accuracy', 'loss')} if split == 'test' else {}),
@@ -83,13 +90,6 @@ def conclude(
 
 def _restore(experiment: Experiment, checkpoints: Checkpoints, name: str) -> Any:
     return restore_variables(experiment, checkpoints, name, checkpoints.steps(name)[-1])
-
-
-def _evaluate(experiment: Experiment, split: str, variables: Any) -> dict:
-    execution, loader = experiment.execution, experiment.loaders[split]
-    run = execution.compile_predict(experiment.predict_step())
-    logits = Evaluator(experiment, loader).outputs(run, execution.replicate(variables))
-    return summarize(logits, loader.labels)
 
 
 def _draw(

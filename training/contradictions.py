@@ -19,11 +19,6 @@ _NOT_ABOVE = (
 
 def check_together(config: ConfigDict) -> None:
     """Raises ConfigError where values that are allowed by themselves do not go together."""
-    if config.batch_size % config.optimizer.accumulation_steps:
-        raise ConfigError(
-            f'config.optimizer.accumulation_steps={config.optimizer.accumulation_steps}: must divide '
-            f'config.batch_size={config.batch_size}'
-        )
     _check_splits(config.dataset)
     stages = stage_count(config.model)
     if stages == 0:

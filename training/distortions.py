@@ -3,7 +3,6 @@
 Hendrycks and Dietterich 2019, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations.
 """
 
-import csv
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from input_pipeline.streaming import Streaming
 from training import plots
 from training.evaluation import Evaluator, check_output, find_loader, restore, saved_config
 from training.experiment import Experiment
-from training.tracking import write_json
+from training.tracking import write_csv, write_json
 
 SEVERITIES = 5
 LABELS = 'labels.npy'
@@ -113,7 +112,7 @@ def _splits(files: Mapping[str, np.ndarray], *, show: bool) -> Iterator[tuple[st
     parts = [(name, s) for name in files for s in range(SEVERITIES)]
     if show:
         title = f'Evaluating {len(files)} distortions in {SEVERITIES} severities'
-        parts = track(parts, len(parts), title, sys.stderr.isatty(), size=lambda part: 1)
+        parts = track(parts, len(parts), title, size=lambda part: 1)
     for name, severity in parts:
         images = np.split(files[name], SEVERITIES)[severity]
         ids = [_id(name, severity, row) for row in range(len(images))]
@@ -198,10 +197,10 @@ def _original_order(ids: np.ndarray) -> np.ndarray | None:
 
 
 def _write_predictions(path: Path, predicted: Mapping[str, Sequence[np.ndarray]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('w', newline='') as file:
-        writer = csv.writer(file)
-        writer.writerow(('id', 'label'))
-        for name, severities in predicted.items():
-            for severity, labels in enumerate(severities):
-                writer.writerows((_id(name, severity, row), label) for row, label in enumerate(labels))
+    rows = (
+        (_id(name, severity, row), label)
+        for name, severities in predicted.items()
+        for severity, labels in enumerate(severities)
+        for row, label in enumerate(labels)
+    )
+    write_csv(path, ('id', 'label'), rows)

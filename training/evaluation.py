@@ -1,6 +1,5 @@
 """A model on a whole split: its losses after every epoch, and all there is to say about a checkpoint."""
 
-import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
@@ -22,7 +21,7 @@ from training.experiment import Experiment, create_experiment, resolve, select_l
 from training.feeds import StreamingFeed
 from training.parallel import SUMS
 from training.processes import in_turn
-from training.tracking import write_json
+from training.tracking import write_csv, write_json
 
 
 class Evaluator:
@@ -184,7 +183,7 @@ def restore(
 ) -> tuple[Experiment, Any, int]:
     """Returns the experiment of a run, and its checkpoint's variables (on the devices) and step."""
     devices = devices or jax.devices()
-    checkpoints = Checkpoints(workdir / 'checkpoints')
+    checkpoints = Checkpoints(workdir / 'checkpoints', read_only=True)
     name, step = _find(checkpoints, checkpoint)
     config.model.convolution = 'auto'
     config.batch_size += -config.batch_size % (len(devices) * config.optimizer.accumulation_steps)
@@ -267,8 +266,5 @@ def find_loader(
 def _write_predictions(path: Path, ids: np.ndarray, labels: np.ndarray, logits: np.ndarray) -> None:
     predicted = logits.argmax(1)
     confidence = softmax(logits.astype(np.float64), axis=1).max(1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('w', newline='') as file:
-        writer = csv.writer(file)
-        writer.writerow(('id', 'label', 'predicted', 'confidence'))
-        writer.writerows(zip(ids, labels, predicted, (f'{c:.6f}' for c in confidence), strict=True))
+    rows = zip(ids, labels, predicted, (f'{c:.6f}' for c in confidence), strict=True)
+    write_csv(path, ('id', 'label', 'predicted', 'confidence'), rows)

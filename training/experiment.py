@@ -285,10 +285,11 @@ def check_training(experiment: Experiment) -> None:
             f'{unit} ({devices} devices x {config.optimizer.accumulation_steps} accumulation steps); set '
             '--config.dataset.drop_last=True or change batch_size'
         )
-    _check_augmentation(config.augmentation, experiment.dataset.image_shape)
+    check_augmentation(config.augmentation, experiment.dataset.image_shape)
 
 
-def _check_augmentation(config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
+def check_augmentation(config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
+    """Raises ConfigError where the augmentation does not fit the images."""
     side, channels = min(image_shape[:2]), image_shape[-1]
     if config.crop_padding > side or (config.crop_mode == 'reflect' and config.crop_padding >= side):
         raise ConfigError(

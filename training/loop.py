@@ -45,6 +45,7 @@ class Training:
         self.checkpoints = checkpoints
         self.progress = Progress()
         self.selected_on = selection_split(self.config)
+        self._evaluators: dict[str, Evaluator] = {}  # of the split that chooses the best epoch
         self._verifier: Verifier | None = None  # where the config names pairs
         self._unsaved = {}  # variables of the best epochs that are not yet on disk
         # Seconds a step takes, an epoch's mean (one dispatch's depend on when the host waits); 0: not known.
@@ -80,10 +81,9 @@ class Training:
                         f'{self.workdir / "metrics.jsonl"} holds {len(records)} of the '
                         f'{self.progress.epoch} epochs done: put it back, or use another --workdir.'
                     )
-                evaluators = {
-                    split: Evaluator(self.experiment, self.experiment.loaders[split])
-                    for split in ({self.selected_on} - {None})
-                }
+                if self.selected_on is not None:
+                    loader = self.experiment.loaders[self.selected_on]
+                    self._evaluators[self.selected_on] = Evaluator(self.experiment, loader)
                 if self.experiment.paired is not None:
                     self._verifier = Verifier(
                         self.experiment, self.experiment.paired, flip=self.config.verification.flip
@@ -91,7 +91,7 @@ class Training:
                 feed = create_training_feed(self.experiment, int(self.execution.fetch(self.state.step)))
                 with contextlib.closing(feed):
                     while self.progress.epoch < self.config.epochs and not self.progress.stopped:
-                        records.append(self._epoch(feed, evaluators, interruption))
+                        records.append(self._epoch(feed, interruption))
             results = self._finish(records, started)
             self.checkpoints.close()
             return results
@@ -101,7 +101,7 @@ class Training:
                 self.checkpoints.close()
             raise
 
-    def _epoch(self, feed, evaluators, interruption) -> dict:
+    def _epoch(self, feed, interruption) -> dict:
         """Trains (the rest of) an epoch, evaluates it, and saves and logs what it gave."""
         progress, epoch = self.progress, self.progress.epoch
         applied = self._train_epoch(feed, epoch, interruption)
@@ -110,12 +110,13 @@ class Training:
             raise NonFiniteLoss(self._non_finite('train loss of a whole epoch', step))
         record = {
             'epoch': epoch + 1,
+            'epochs': self.config.epochs,
             'step': (epoch + 1) * self.experiment.steps,
             'train_loss': progress.sums['loss'] / progress.sums['count'],
             'train_accuracy': progress.sums['correct'] / progress.sums['count'],
         }
         variables = self.state.variables
-        for split, evaluator in evaluators.items():
+        for split, evaluator in self._evaluators.items():
             metrics = evaluator.metrics(self._run_evaluate, variables)
             if not np.isfinite(metrics['loss']):
                 raise NonFiniteLoss(self._non_finite(f'{split} loss', record['step']))
@@ -284,6 +285,7 @@ class Training:
         metadata = {
             'config': self.config.to_dict(),
             'dataset': self.experiment.dataset.description(),
+            'train_images': self.experiment.loaders['train'].size,
             'versions': versions(),
         }
         for name, variables in self._unsaved.items():
@@ -299,7 +301,7 @@ class Training:
         if not steps:
             return None
         metadata = self.checkpoints.metadata('last', steps[-1])
-        check_classes(metadata['dataset']['class_names'], self.experiment.dataset)
+        self._check_data(metadata)
         state = self.checkpoints.restore('last', steps[-1], self.experiment.abstract_state())
         self.progress = restored_progress(metadata, self.config)
         for name in ('best', 'best_verification'):  # one may have been saved without its `last`
@@ -311,6 +313,18 @@ class Training:
             )
         return self.execution.replicate(state)
 
+    def _check_data(self, metadata: dict) -> None:
+        """Raises CheckpointError unless the run of a checkpoint was trained on the data of this one."""
+        dataset = self.experiment.dataset
+        check_classes(metadata['dataset']['class_names'], dataset)
+        then = {**metadata['dataset'], 'train_images': metadata['train_images']}
+        now = {**dataset.description(), 'train_images': self.experiment.loaders['train'].size}
+        if changed := [f'{key} was {then[key]}, is {now[key]}' for key in now if then[key] != now[key]]:
+            raise CheckpointError(
+                f'{dataset.name} has changed since {self.workdir} was trained on it: {"; ".join(changed)}. '
+                'Put it back, or begin a new run in another --workdir.'
+            )
+
     def _finish(self, records: list[dict], started: float) -> dict:
         """Evaluates the best checkpoints, draws, and writes results.json."""
         self.checkpoints.close()
@@ -321,6 +335,7 @@ class Training:
             records,
             self.workdir,
             last_variables=self.state.variables,
+            evaluators=self._evaluators,
             verifier=self._verifier,
         )
         results['last_start_seconds'] = time.monotonic() - started

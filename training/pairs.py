@@ -2,7 +2,6 @@
 
 import csv
 import io
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -174,7 +173,7 @@ def read_images(pairs: Pairs, folder: Path, image_shape: tuple[int, int, int]) -
     paired = pair_images(pairs, split, folder.resolve().name)  # before reading: is every image there?
     for image, name in zip(
         split.images,
-        track(names, len(names), f'Reading {folder}', sys.stderr.isatty(), size=lambda _: 1),
+        track(names, len(names), f'Reading {folder}', size=lambda _: 1),
         strict=True,
     ):
         try:

@@ -58,7 +58,7 @@ def learning_curves(
     Args:
         records: the objects of metrics.jsonl. Splits without values are left out, None and NaN leave gaps.
         best_epoch: marked, with its values.
-        selected_on: what chose the best epoch, such as 'val_accuracy', for the label.
+        selected_on: what chose the best epoch, val or test, for the label.
         train_loss: what the loss on train has that the others have not, such as 'label smoothing'.
     """
     figure = Figure(figsize=(10, 4.3), dpi=DPI, layout='constrained')
@@ -71,7 +71,7 @@ def learning_curves(
         axes.set(xlabel='epoch', ylabel=name)
     handles, labels = accuracy.get_legend_handles_labels()
     if best_epoch is not None:
-        reason = '' if selected_on is None else f', chosen on {_words(selected_on)}'
+        reason = '' if selected_on is None else f', chosen on {SPLITS[selected_on][0]}'
         line, _ = [axes.axvline(best_epoch, **DASHED) for axes in (accuracy, loss)]
         handles, labels = [*handles, line], [*labels, f'best epoch: {best_epoch}{reason}']
     if handles:
@@ -142,7 +142,7 @@ def parameters(names: Sequence[str], counts: Sequence[int], path: Path, *, title
 def image_grid(
     images: np.ndarray, path: Path, *, title: str, titles: Sequence[str] | None = None, columns: int = 8
 ) -> Path:
-    """Shows images, uint8 or float32 in [0, 1], [n, height, width, 1 or 3], each with its title below.
+    """Shows images, uint8 or float32 in [0, 1], [n, height, width, 1, 3 or 4], each with its title below.
 
     Small images are enlarged by whole factors, so that every pixel of theirs is a square.
     """
@@ -150,7 +150,7 @@ def image_grid(
     if images.dtype != np.uint8:
         images = np.round(np.clip(np.nan_to_num(images), 0, 1) * 255).astype(np.uint8)
     count, height, width, _ = images.shape
-    images = np.broadcast_to(images, (count, height, width, 3))
+    images = np.broadcast_to(images[..., :3], (count, height, width, 3))  # without alpha
     factor = max(1, 136 // max(height, width))
     height, width = height * factor, width * factor
     columns = min(columns, count)
@@ -291,12 +291,6 @@ def distortions(
 
 def _floats(values: Sequence[float | None]) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values], float)
-
-
-def _words(metric: str) -> str:
-    """'val_accuracy' → 'validation accuracy'."""
-    split, _, rest = metric.partition('_')
-    return f'{SPLITS[split][0]} {rest}'.strip() if split in SPLITS else metric
 
 
 def _shortened(text: str, length: int) -> str:

@@ -1,12 +1,14 @@
 """A whole run, as train.py starts it."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
+from input_pipeline.locking import locked
 from jax_models import summary
 from jax_models.registry import stage_count
 from training import CheckpointError, plots
@@ -38,9 +40,9 @@ def run(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None 
     devices = devices or jax.devices()
     config = resolve(config, devices)
     console = Console()
-    checkpoints = Checkpoints(workdir / 'checkpoints')
-    if steps := checkpoints.steps('last'):
-        metadata = checkpoints.metadata('last', steps[-1])
+    found = Checkpoints(workdir / 'checkpoints', read_only=True)
+    if steps := found.steps('last'):
+        metadata = found.metadata('last', steps[-1])
         _check_same_run(workdir, metadata['config'], config)
         if results := _finished(workdir, restored_progress(metadata, config), config):
             console.print(f'The run in {workdir} is finished; use another --workdir for a new one.')
@@ -48,18 +50,39 @@ def run(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None 
 
     experiment = create_experiment(config, devices)
     check_training(experiment)
+    # Of several processes the first writes for all.
+    with _alone(workdir) if experiment.execution.is_main else contextlib.nullcontext():
+        return _report(console, workdir, _train(experiment, workdir, console))
+
+
+def _train(experiment: Experiment, workdir: Path, console: Console) -> dict:
     parts = summary.modules(experiment.model, experiment.dataset.image_shape)
     _describe(console, experiment, parts, workdir)
-    tracker = Tracker(workdir, config.wandb, config.to_dict(), active=experiment.execution.is_main)
+    config, is_main = experiment.config, experiment.execution.is_main
+    tracker = Tracker(workdir, config.wandb, config.to_dict(), active=is_main)
     try:
-        if experiment.execution.is_main:
+        if is_main:
             write_json(workdir / 'config.json', config.to_dict())
             tracker.log_plots(_draw_beginning(experiment, parts, workdir))
-        training = Training(experiment, workdir, checkpoints=checkpoints, console=console, tracker=tracker)
-        return _report(console, workdir, training.run())
+        checkpoints = Checkpoints(workdir / 'checkpoints')
+        return Training(experiment, workdir, checkpoints=checkpoints, console=console, tracker=tracker).run()
     except BaseException as error:
         tracker.close(exit_code=getattr(error, 'exit_code', 1))
         raise
+
+
+@contextlib.contextmanager
+def _alone(workdir: Path) -> Iterator[None]:
+    """Raises CheckpointError where another process trains in the workdir."""
+
+    def refuse():
+        raise CheckpointError(
+            f'another process is training in {workdir}: wait for it, or use another --workdir.'
+        )
+
+    workdir.mkdir(parents=True, exist_ok=True)
+    with locked(workdir / '.lock', refuse):
+        yield
 
 
 def _check_same_run(workdir: Path, saved: dict, config: ConfigDict) -> None:
@@ -82,7 +105,7 @@ def _finished(workdir: Path, progress: Progress, config: ConfigDict) -> dict | N
 
 def _draw_beginning(experiment: Experiment, parts: list[summary.Module], workdir: Path) -> dict[str, Path]:
     folder = workdir / 'plots'
-    images, names = augmented_images(experiment, 32)
+    images, names = augmented_images(experiment, min(32, experiment.config.batch_size))
     title = f'{workdir.name}, training images'
     sheet = plots.image_grid(images, folder / 'training_images.png', titles=names, title=title)
     names, _, counts, _ = zip(*parts, strict=True)

@@ -119,7 +119,9 @@ def hyperparameters(
 def applied_rates(config: ConfigDict, steps_per_epoch: int, records: Sequence[dict]) -> np.ndarray:
     """Returns the learning rate of every step of the epochs whose metrics are given, float64[steps]."""
     plateau, rates = Plateau(), []
+    config = config.copy_and_resolve_references()
     for epoch, record in enumerate(records):
+        config.epochs = record['epochs']  # as it was then
         rates.append(hyperparameters(config, steps_per_epoch, epoch, plateau)['learning_rate'])
         plateau.step(config, record)
     return np.concatenate(rates)

@@ -1,11 +1,13 @@
 """What a run writes down: metrics.jsonl, results.json and, on request, Weights & Biases."""
 
+import csv
+import itertools
 import json
 import math
 import os
 import secrets
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,11 @@ def write_json(path: Path, value: Any) -> None:
     partial = path.with_name(path.name + '.partial')
     partial.write_text(json.dumps(_plain(value), indent=2, allow_nan=False) + '\n')
     os.replace(partial, path)
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
+    with path.open('w', newline='') as file:
+        csv.writer(file).writerows(itertools.chain([header], rows))
 
 
 class Tracker:

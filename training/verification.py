@@ -1,6 +1,5 @@
 """How alike a model finds the images of each pair: the cosine similarity of their features."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from training.evaluation import Evaluator, check_output, find_loader, restore, s
 from training.experiment import Experiment, create_loader
 from training.pairs import PairedImages
 from training.processes import in_turn
-from training.tracking import write_json
+from training.tracking import write_csv, write_json
 from training.verification_metrics import summarize
 
 PER_EPOCH = ('eer', 'auc', 'accuracy')
@@ -186,11 +185,7 @@ def verify(
 
 def write_scores(path: Path, scores: np.ndarray) -> None:
     """Writes a CSV file: ID (row of the pair, from 0), Label (similarity)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('w', newline='') as file:
-        writer = csv.writer(file)
-        writer.writerow(('ID', 'Label'))
-        writer.writerows((row, f'{score:.8f}') for row, score in enumerate(scores))
+    write_csv(path, ('ID', 'Label'), ((row, f'{score:.8f}') for row, score in enumerate(scores)))
 
 
 def export_features(
@@ -224,7 +219,6 @@ def export_features(
     features = Evaluator(experiment, loader).outputs(run, variables)
     if not experiment.execution.is_main:
         return features
-    path.parent.mkdir(parents=True, exist_ok=True)
     np.save(path, features)
     path.with_suffix('.ids.txt').write_text(''.join(f'{name}\n' for name in loader.ids), encoding='utf-8')
     return features

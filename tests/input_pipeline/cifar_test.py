@@ -58,7 +58,7 @@ def archive(request, dataset_config, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('archive', ['cifar10', 'cifar100'], indirect=True)
 def test_cifar_is_prepared_from_its_archive_without_tensorflow(archive, dataset_config):
-    dataset = sources.load(dataset_config, progress=False)
+    dataset = sources.load(dataset_config)
     test = dataset.splits['test']
     with tarfile.open(archive) as tar:
         [member] = [member for member in tar if 'test' in member.name]
@@ -73,7 +73,7 @@ def test_cifar_is_prepared_from_its_archive_without_tensorflow(archive, dataset_
 def test_plain_tfds_reads_what_was_prepared(archive, dataset_config):
     import tensorflow_datasets as tfds
 
-    ours = sources.load(dataset_config, progress=False).splits['train']
+    ours = sources.load(dataset_config).splits['train']
     theirs = tfds.builder('cifar10', data_dir=dataset_config.data_dir).as_data_source('train')
     np.testing.assert_array_equal(ours.images, [example['image'] for example in theirs])
     assert [example['id'].decode() for example in theirs] == ours.ids.tolist()
@@ -94,7 +94,7 @@ def test_archive_missing_from_manual_dir_is_named(archive, dataset_config):
 def test_archive_is_downloaded_once(archive, dataset_config, monkeypatch):
     dataset_config.manual_dir, content = '', archive.read_bytes()
     monkeypatch.setattr(cifar.urllib.request, 'urlopen', lambda url, timeout: io.BytesIO(content))
-    assert len(sources.load(dataset_config, progress=False).splits['train'].labels) == 20
+    assert len(sources.load(dataset_config).splits['train'].labels) == 20
     assert [path.name for path in archive.parents[1].glob('data/downloads/*.*')] == [archive.name]
 
 
@@ -102,7 +102,7 @@ def test_broken_download_is_not_kept(archive, dataset_config, monkeypatch):
     dataset_config.manual_dir = ''
     monkeypatch.setattr(cifar.urllib.request, 'urlopen', lambda url, timeout: io.BytesIO(b'<html>'))
     with pytest.raises(DataError, match='went wrong: try again'):
-        sources.load(dataset_config, progress=False)
+        sources.load(dataset_config)
     assert not list(archive.parents[1].glob('data/downloads/*.*'))
 
 

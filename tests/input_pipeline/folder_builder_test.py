@@ -40,7 +40,7 @@ def config(dataset_config, folder):
 
 
 def find(config, splits=('train', 'dev')):
-    return prepare.find_or_prepare(config, splits, progress=False)
+    return prepare.find_or_prepare(config, splits)
 
 
 def report(config):
@@ -64,7 +64,7 @@ def test_tfds_reads_what_was_prepared(config, folder):
 
 
 def test_folder_is_loaded_resized_with_loose_images_unlabelled(config):
-    dataset = sources.load(config, ('train', 'ver_data'), progress=False)
+    dataset = sources.load(config, ('train', 'ver_data'))
     assert dataset.class_names == ('Zoë Ü', 'ann')
     assert dataset.splits['train'].images.shape == (10, 8, 8, 3)
     loose = dataset.splits['ver_data']
@@ -74,16 +74,16 @@ def test_folder_is_loaded_resized_with_loose_images_unlabelled(config):
 
 
 def test_other_image_size_is_decoded_anew(config):
-    sources.load(config, ('train',), progress=False)
+    sources.load(config, ('train',))
     config.image_size = 4
-    assert sources.load(config, ('train',), progress=False).image_shape == (4, 4, 3)
+    assert sources.load(config, ('train',)).image_shape == (4, 4, 3)
 
 
 def test_without_image_size_all_must_have_one_size(config):
     config.image_size = 0
-    assert sources.load(config, ('train',), progress=False).image_shape == (10, 8, 3)
+    assert sources.load(config, ('train',)).image_shape == (10, 8, 3)
     with pytest.raises(DataError, match=r'not all of one size.*--config.dataset.image_size='):
-        sources.load(config, ('ver_data',), progress=False)
+        sources.load(config, ('ver_data',))
 
 
 def test_unchanged_folder_is_not_prepared_again(config, folder, monkeypatch):
@@ -101,7 +101,7 @@ def test_changed_folder_is_prepared_anew(config, folder, capfd):
     (folder / 'train/ann/0.png').unlink()
     assert find(config).fingerprint != first.fingerprint
     assert 'has changed since' in capfd.readouterr().err
-    assert len(sources.load(config, ('train',), progress=False).splits['train'].ids) == 9
+    assert len(sources.load(config, ('train',)).splits['train'].ids) == 9
     assert not list(find(config).folder.parent.glob('*incomplete'))
 
 
@@ -133,14 +133,14 @@ def test_unreadable_images_fail_with_their_paths(config, folder):
         find(config)
     (folder / 'train/ann/0.png').unlink()
     (folder / 'train/ann/1.png').unlink()
-    assert len(sources.load(config, ('train',), progress=False).splits['train'].ids) == 8
+    assert len(sources.load(config, ('train',)).splits['train'].ids) == 8
 
 
 def test_unreadable_images_are_skipped_and_listed(config, folder, capfd):
     (folder / 'train/ann/0.png').write_bytes(b'text')
     (folder / 'dev/ann/2.png').symlink_to('nowhere')
     config.bad_images = 'skip'
-    assert len(sources.load(config, ('train',), progress=False).splits['train'].ids) == 9
+    assert len(sources.load(config, ('train',)).splits['train'].ids) == 9
     printed = capfd.readouterr().err
     assert 'is prepared: dev 2, train 9, ver_data 2 images' in printed
     assert 'warning: 2 images were unreadable and left out: dev/ann/2.png' in printed
@@ -148,6 +148,18 @@ def test_unreadable_images_are_skipped_and_listed(config, folder, capfd):
     config.bad_images = 'fail'
     with pytest.raises(DataError, match=r'2 found: dev/ann/2\.png'):
         find(config)
+
+
+def test_unreadable_images_of_finished_and_new_shards_are_listed_together(config, folder, monkeypatch):
+    monkeypatch.setattr(folder_shards, '_IMAGES', 4)
+    for name in ('train/ann/0.png', 'train/Zoë Ü/4.png'):
+        (folder / name).write_bytes(b'text')
+    with pytest.raises(DataError, match='2 found'):
+        find(config)
+    shards = Path(config.data_dir).glob('faces/*incomplete/*.json')
+    next(path for path in shards if '4.png",' in path.read_text()).unlink()  # as if killed before
+    config.bad_images = 'skip'
+    assert [path for path, _ in report(config)['unreadable']] == ['train/Zoë Ü/4.png', 'train/ann/0.png']
 
 
 def test_class_without_a_readable_image_is_an_error(config, folder):
@@ -183,10 +195,10 @@ def test_preparation_goes_on_with_the_shards_it_finished(config, monkeypatch):
     monkeypatch.setattr(
         folder_shards, '_write_shard', lambda *a: written.append(a[2].name) or write_shard(*a)
     )
-    resumed = sources.load(config, ('train', 'dev'), progress=False)
+    resumed = sources.load(config, ('train', 'dev'))
     assert len(written) == len(set(written)) > len(first)
     config.name = 'once'
-    once = sources.load(config, ('train', 'dev'), progress=False)
+    once = sources.load(config, ('train', 'dev'))
     for split in ('train', 'dev'):
         for one, other in zip(resumed.splits[split], once.splits[split], strict=True):
             np.testing.assert_array_equal(one, other)
@@ -201,7 +213,7 @@ def test_full_disk_is_explained_and_loses_nothing(config, monkeypatch):
         with pytest.raises(DataError, match=r'Cannot prepare faces in .*No space left.*data_dir=DIR'):
             find(config)
     monkeypatch.setattr(folder_shards, '_write_shard', None)
-    assert len(sources.load(config, ('train',), progress=False).splits['train'].ids) == 10
+    assert len(sources.load(config, ('train',)).splits['train'].ids) == 10
 
 
 def test_killed_workers_leave_nothing_half(config, folder, tmp_path):
@@ -226,4 +238,4 @@ def test_killed_workers_leave_nothing_half(config, folder, tmp_path):
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert not (data_dir / 'faces/1.0.0').exists()
-    assert len(sources.load(config, ('train',), progress=False).splits['train'].ids) == 70
+    assert len(sources.load(config, ('train',)).splits['train'].ids) == 70

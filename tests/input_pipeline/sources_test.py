@@ -4,6 +4,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from input_pipeline import DataError, decoding, records, sources
 
@@ -23,7 +24,7 @@ def test_digits_are_full_range_grey_images_with_a_stratified_test_split(dataset_
 def test_tfds_splits_hold_what_tfds_itself_reads(dataset_config, tiny):
     import tensorflow_datasets as tfds
 
-    dataset = sources.load(dataset_config, progress=False)
+    dataset = sources.load(dataset_config)
     expected = tfds.builder_from_directory(tiny).as_data_source('train')
     train = dataset.splits['train']
     np.testing.assert_array_equal(train.images, [example['image'] for example in expected])
@@ -35,9 +36,9 @@ def test_tfds_splits_hold_what_tfds_itself_reads(dataset_config, tiny):
 
 
 def test_second_load_decodes_nothing(dataset_config, tiny, monkeypatch):
-    first = sources.load(dataset_config, progress=False)
+    first = sources.load(dataset_config)
     monkeypatch.setattr(records, 'Records', None)
-    second = sources.load(dataset_config, progress=False)
+    second = sources.load(dataset_config)
     assert isinstance(second.splits['test'].images, np.memmap)
     for split in ('train', 'test'):
         for stored, fresh in zip(second.splits[split], first.splits[split], strict=True):
@@ -45,20 +46,20 @@ def test_second_load_decodes_nothing(dataset_config, tiny, monkeypatch):
 
 
 def test_changed_source_is_decoded_again(dataset_config, tiny, write_tiny):
-    sources.load(dataset_config, progress=False)
+    sources.load(dataset_config)
     for path in tiny.iterdir():
         path.unlink()
     tiny.rmdir()
     write_tiny(train=30)
-    assert len(sources.load(dataset_config, progress=False).splits['train'].labels) == 30
+    assert len(sources.load(dataset_config).splits['train'].labels) == 30
 
 
 def test_several_processes_decode_as_one_does(dataset_config, tiny, monkeypatch):
-    alone = sources.load(dataset_config, ['train'], progress=False).splits['train']
+    alone = sources.load(dataset_config, ['train']).splits['train']
     dataset_config.cache_dir += '2'
     monkeypatch.setattr(decoding, 'process_count', lambda images: 2)
     monkeypatch.setattr(records, '_CHUNK', 5)
-    together = sources.load(dataset_config, ['train'], progress=False).splits['train']
+    together = sources.load(dataset_config, ['train']).splits['train']
     np.testing.assert_array_equal(together.images, alone.images)
     np.testing.assert_array_equal(together.labels, alone.labels)
 
@@ -73,7 +74,7 @@ def test_decoding_goes_on_here_where_workers_cannot_start(dataset_config, tiny, 
 
     monkeypatch.setattr(decoding, 'process_count', lambda images: 2)
     monkeypatch.setattr(decoding, 'decode_all', decode_all)
-    assert len(sources.load(dataset_config, progress=False).splits['train'].labels) == 24
+    assert len(sources.load(dataset_config).splits['train'].labels) == 24
 
 
 def test_missing_shard_is_named(dataset_config, tiny):
@@ -114,12 +115,32 @@ def test_undecodable_image_is_named(dataset_config, tiny, monkeypatch):
 
 def test_size_that_is_not_declared_is_that_of_the_first_image(dataset_config, write_tiny):
     write_tiny(shape=(None, None, 3))
-    assert sources.load(dataset_config, progress=False).image_shape == (8, 8, 3)
+    assert sources.load(dataset_config).image_shape == (8, 8, 3)
+
+
+def test_splits_of_different_sizes_are_refused_whatever_is_cached(config_of_two_sizes):
+    for splits in (['train'], ['train', 'dev'], ['dev'], ['train', 'dev']):
+        if len(splits) == 1:
+            sources.load(config_of_two_sizes, splits)
+            continue
+        with pytest.raises(DataError, match=r'train 8 x 8 x 3, dev 6 x 6 x 3.*image_size=PIXELS'):
+            sources.load(config_of_two_sizes, splits)
+
+
+@pytest.fixture
+def config_of_two_sizes(dataset_config, tmp_path):
+    for split, side in (('train', 8), ('dev', 6)):
+        for name in ('ant', 'bee'):
+            path = tmp_path / 'folder' / split / name / '0.png'
+            path.parent.mkdir(parents=True)
+            Image.new('RGB', (side, side)).save(path)
+    dataset_config.name, dataset_config.folder = 'insects', str(tmp_path / 'folder')
+    return dataset_config
 
 
 def test_images_are_resized_on_request(dataset_config, tiny):
     dataset_config.image_size = 4
-    assert sources.load(dataset_config, progress=False).splits['test'].images.shape == (9, 4, 4, 3)
+    assert sources.load(dataset_config).splits['test'].images.shape == (9, 4, 4, 3)
 
 
 def test_digits_are_not_resized(dataset_config):
@@ -130,7 +151,7 @@ def test_digits_are_not_resized(dataset_config):
 
 def test_grey_images_keep_one_channel(dataset_config, write_tiny):
     write_tiny(shape=(8, 8, 1))
-    assert sources.load(dataset_config, progress=False).image_shape == (8, 8, 1)
+    assert sources.load(dataset_config).image_shape == (8, 8, 1)
 
 
 def test_dataset_without_labels_is_refused(dataset_config, write_tiny):
@@ -156,7 +177,7 @@ def test_folder_of_one_dataset_as_data_dir_is_explained(dataset_config, tiny, tm
 def test_data_dir_defaults_to_that_of_tfds(dataset_config, tiny, tmp_path, monkeypatch):
     monkeypatch.setenv('TFDS_DATA_DIR', dataset_config.data_dir)
     dataset_config.data_dir = ''
-    assert sources.load(dataset_config, ['test'], progress=False).num_classes == 3
+    assert sources.load(dataset_config, ['test']).num_classes == 3
 
 
 def test_newest_version_is_read_unless_another_is_asked_for(dataset_config, tiny):
@@ -172,4 +193,4 @@ def test_newest_version_is_read_unless_another_is_asked_for(dataset_config, tiny
 def test_unwritable_cache_dir_is_explained(dataset_config, tiny, tmp_path):
     (tmp_path / 'cache').write_text('a file, so nothing can be written below it')
     with pytest.raises(DataError, match=r'--config.dataset.cache_dir'):
-        sources.load(dataset_config, progress=False)
+        sources.load(dataset_config)

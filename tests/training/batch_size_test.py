@@ -40,6 +40,18 @@ def test_a_model_that_never_fits_is_an_error(config, speeds):
         find_batch_size(config, jax.devices()[:1])
 
 
+def test_augmentation_that_does_not_fit_the_images_is_refused(config):
+    config.augmentation.blur = 11
+    with pytest.raises(ConfigError, match='blur=11: larger than the images, which have 8 pixels'):
+        find_batch_size(config, jax.devices()[:1])
+
+
+def test_accumulation_need_not_divide_the_configs_batch(config, speeds):
+    speeds[33] = 1.0
+    config.optimizer.accumulation_steps, config.dataset.validation = 3, 1340
+    assert find_batch_size(config, jax.devices()[:1]) == 33
+
+
 def test_other_errors_are_not_taken_for_a_full_memory(config, monkeypatch):
     def attempt(experiment, size, data):
         raise jax.errors.JaxRuntimeError('INTERNAL: broken')

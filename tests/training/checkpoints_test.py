@@ -65,6 +65,17 @@ def test_best_is_on_disk_before_the_last_that_speaks_of_it(checkpoints):
     assert checkpoints.steps('best') == [2]
 
 
+def test_a_reader_leaves_what_is_being_written(checkpoints):
+    saved(checkpoints, 1)
+    unfinished = checkpoints.directory / 'last' / '2.orbax-checkpoint-tmp'
+    unfinished.mkdir()
+    reader = Checkpoints(checkpoints.directory, read_only=True)
+    assert reader.metadata('last', 1) == {'epoch': 0}
+    assert reader.restore('last', 1, shapes())['step'] == 1
+    reader.close()
+    assert unfinished.is_dir()
+
+
 def test_empty_and_unfinished_folders_are_no_checkpoints(checkpoints):
     for name in ('99', '98.orbax-checkpoint-tmp'):
         (checkpoints.directory / 'last' / name).mkdir(parents=True)

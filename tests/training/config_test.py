@@ -147,7 +147,6 @@ def test_value_that_is_not_allowed_is_named_with_those_that_are(key, value, expe
 @pytest.mark.parametrize(
     ('keys', 'named'),
     [
-        ({'optimizer.accumulation_steps': 3}, 'accumulation_steps=3: must divide config.batch_size=512'),
         ({'dataset.watch_test': True}, 'needs config.dataset.validation=0'),
         (
             {'dataset.watch_test': True, 'dataset.validation': 0.0, 'dataset.test_split': ''},

@@ -44,10 +44,10 @@ def test_parameters_are_labelled_bars_in_the_order_of_the_modules(tmp_path, figu
 
 def test_learning_curves_name_the_best_epoch(tmp_path, figure):
     history = [*records(3), {'epoch': 4, 'val_accuracy': 0.9, 'train_accuracy': 0.95}]
-    plots.learning_curves(history, tmp_path / 'a.png', title='run', best_epoch=4, selected_on='val_accuracy')
+    plots.learning_curves(history, tmp_path / 'a.png', title='run', best_epoch=4, selected_on='val')
     accuracy, _ = figure[0].axes
     assert accuracy.get_title('left') == 'epoch 4: train 95.00 %, validation 90.00 %'
-    assert figure[0].legends[0].get_texts()[-1].get_text() == 'best epoch: 4, chosen on validation accuracy'
+    assert figure[0].legends[0].get_texts()[-1].get_text() == 'best epoch: 4, chosen on validation'
 
 
 def test_learning_curves_say_what_the_loss_on_train_has_more(tmp_path, figure):
@@ -68,6 +68,11 @@ def test_image_grid_keeps_every_pixel(dtype, tmp_path):
     shown = np.round(imread(path)[..., :3] * 255)
     first = shown[56 : 56 + 136 : 17, 10 : 10 + 136 : 17]  # 17 times as large, below 56 pixels of title
     np.testing.assert_array_equal(first, np.broadcast_to(image, (8, 8, 3)))
+
+
+def test_image_grid_leaves_out_alpha(tmp_path):
+    path = plots.image_grid(np.full((1, 8, 8, 4), [10, 20, 30, 0], np.uint8), tmp_path / 'a.png', title='run')
+    assert (np.round(imread(path)[60, 20, :3] * 255) == [10, 20, 30]).all()
 
 
 @pytest.mark.parametrize('classes', [2, 20, 21, 100])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import sources
+from input_pipeline.locking import locked
 from training import CheckpointError, ConfigError
 from training.checkpoints import Checkpoints
 from training.experiment import augmented_images, create_experiment, resolve
@@ -90,6 +91,34 @@ def test_run_with_a_damaged_checkpoint_continues_from_the_one_before(
     assert_same_run(finished, workdir)
 
 
+def test_data_that_has_changed_is_noticed(config, workdir):
+    config.epochs, config.dataset.validation = 4, 1104
+    _change_metadata(workdir, lambda metadata: metadata.update(train_images=300))
+    with pytest.raises(CheckpointError, match=r'digits has changed since .* train_images was 300, is 333'):
+        run(config, workdir, DEVICES)
+    _change_metadata(workdir, lambda metadata: metadata['dataset'].update(version='0.9'))
+    with pytest.raises(CheckpointError, match=r'version was 0.9, is 1.0.0; train_images was 300'):
+        run(config, workdir, DEVICES)
+
+
+def _change_metadata(workdir, change):
+    file = workdir / 'checkpoints' / 'last' / '18' / 'metadata' / 'metadata'
+    metadata = json.loads(file.read_text())
+    change(metadata)
+    file.write_text(json.dumps(metadata))
+
+
+def test_workdir_in_which_another_process_trains_is_refused(config, workdir):
+    config.epochs = 4
+    before = content(workdir)
+    with (
+        locked(workdir / '.lock', busy=None),
+        pytest.raises(CheckpointError, match='another process is training in'),
+    ):
+        run(config, workdir, DEVICES)
+    assert content(workdir) == before
+
+
 def test_lost_metrics_are_noticed(config, workdir):
     (workdir / 'metrics.jsonl').unlink()
     config.epochs = 4
@@ -108,6 +137,13 @@ def test_lost_metrics_are_noticed(config, workdir):
             'must be divisible by 8 (8 devices x 1 accumulation steps); the nearest are 56',
         ),
         ('', 'batch_size', 4, 8, 'the nearest are 8'),
+        (
+            'optimizer',
+            'accumulation_steps',
+            3,
+            1,
+            'must be divisible by 3 (1 devices x 3 accumulation steps)',
+        ),
         ('', 'batch_size', 512, 1, 'larger than the 333 training images'),
         ('dataset', 'drop_last', False, 8, 'the last batch has 13 images, which do not divide by 8'),
         ('augmentation', 'crop_padding', 9, 1, 'too large for images of 8 pixels'),

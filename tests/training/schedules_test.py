@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 
@@ -78,9 +80,16 @@ def test_plateau_reduces_the_rate_and_does_not_listen_during_warmup():
     config = create_config(
         6, name='plateau', plateau_metric='val_loss', plateau_patience=1, warmup_epochs=1.5
     )
-    records = [{'epoch': epoch + 1, 'val_loss': loss} for epoch, loss in enumerate([0.1, 0.1, 2, 3, 4, 4])]
+    losses = [0.1, 0.1, 2, 3, 4, 4]
+    records = [{'epoch': n + 1, 'epochs': 6, 'val_loss': loss} for n, loss in enumerate(losses)]
     rates = applied_rates(config, 2, records)
     np.testing.assert_allclose(rates, 0.2 * np.array([1 / 3, 2 / 3, 1, 1, 1, 1, 1, 1, 1, 1, 0.1, 0.1]))
+
+
+def test_rates_before_the_run_was_extended_are_shown_as_they_were():
+    rates = applied_rates(create_config(4, name='cosine'), 1, [{'epochs': n} for n in (2, 2, 4, 4)])
+    cosine = [0.2 * (1 + math.cos(math.pi * time)) / 2 for time in (0, 1 / 2, 2 / 4, 3 / 4)]
+    np.testing.assert_allclose(rates, cosine)
 
 
 @pytest.mark.parametrize(('scaling', 'highest'), [('none', 0.2), ('linear', 0.8), ('sqrt', 0.4)])
