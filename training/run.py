@@ -33,7 +33,8 @@ def run(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None 
 
     Raises:
       ConfigError, DataError: before anything is computed.
-      CheckpointError: `workdir` holds a run with another config, or a damaged one.
+      CheckpointError: `workdir` holds a run with another config or other data, a damaged one, or one that
+        another process is training.
       NonFiniteLoss, Interrupted: as training.loop.Training.run.
     """
     configuration.check(config)
@@ -43,6 +44,7 @@ def run(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None 
     found = Checkpoints(workdir / 'checkpoints', read_only=True)
     if steps := found.steps('last'):
         metadata = found.metadata('last', steps[-1])
+        found.close()
         _check_same_run(workdir, metadata['config'], config)
         if results := _finished(workdir, restored_progress(metadata, config), config):
             console.print(f'The run in {workdir} is finished; use another --workdir for a new one.')
@@ -73,15 +75,20 @@ def _train(experiment: Experiment, workdir: Path, console: Console) -> dict:
 
 @contextlib.contextmanager
 def _alone(workdir: Path) -> Iterator[None]:
-    """Raises CheckpointError where another process trains in the workdir."""
+    """Raises CheckpointError where the workdir cannot be written to, or another process trains there."""
+    lock = workdir / '.lock'
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock.open('a').close()
+    except OSError as error:
+        raise CheckpointError(f'--workdir={workdir}: cannot be written to ({error.strerror}).') from error
 
     def refuse():
         raise CheckpointError(
             f'another process is training in {workdir}: wait for it, or use another --workdir.'
         )
 
-    workdir.mkdir(parents=True, exist_ok=True)
-    with locked(workdir / '.lock', refuse):
+    with locked(lock, refuse):
         yield
 
 

@@ -119,6 +119,12 @@ def test_workdir_in_which_another_process_trains_is_refused(config, workdir):
     assert content(workdir) == before
 
 
+def test_workdir_that_cannot_be_written_to_is_named(config, tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(CheckpointError, match='/file/run: cannot be written to'):
+        run(config, tmp_path / 'file' / 'run', DEVICES)
+
+
 def test_lost_metrics_are_noticed(config, workdir):
     (workdir / 'metrics.jsonl').unlink()
     config.epochs = 4
