@@ -2,6 +2,7 @@
 
   python evaluate.py --workdir=DIR [--split=test] [--dataset=NAME] [--predictions=FILE.csv]
   python evaluate.py --workdir=DIR --pairs=FILE [--scores=FILE.csv] [--flip]      (are both the same person?)
+  python evaluate.py --workdir=DIR --folder=PHOTOS --predictions=FILE.csv         (what is on them?)
   python evaluate.py --workdir=DIR --features=FILE.npy [--split=ver_data] [--flip]
   python evaluate.py --workdir=DIR --distortions=FOLDER [--predictions=FILE.csv]
 
@@ -24,18 +25,21 @@ _SPLIT = flags.DEFINE_string(
     'split',
     None,
     'val, test or another split of the dataset; default: test, or val where the run had no test; for --pairs '
-    'and --features the one of config.verification.split.',
+    '(and --features, where the run compared pairs) the one of config.verification.split.',
 )
 _DATASET = flags.DEFINE_string('dataset', None, "Another dataset with the same classes; default: the run's.")
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where the datasets lie now; default: where they lay then.')
 _PREDICTIONS = flags.DEFINE_string(
     'predictions',
     None,
-    'CSV file for id, label, predicted, confidence; of --distortions for id, label (as predicted).',
+    'CSV file for id, label, predicted, confidence; of --folder for id, predicted, class, confidence; of '
+    '--distortions for id, label (as predicted).',
 )
 _PAIRS = flags.DEFINE_string('pairs', None, 'File of pairs of images, with labels 0 and 1 or without.')
 _SCORES = flags.DEFINE_string('scores', None, "CSV file for ID and Label: the pairs' rows and similarities.")
-_FOLDER = flags.DEFINE_string('folder', None, 'Folder of other images, of any size, that --pairs is about.')
+_FOLDER = flags.DEFINE_string(
+    'folder', None, 'Folder of other images, of any size, to classify or that --pairs is about.'
+)
 _FEATURES = flags.DEFINE_string('features', None, ".npy file for the images' features; ids go to .ids.txt.")
 _FLIP = flags.DEFINE_bool(
     'flip', None, 'Average features over an image and its mirror image; default: as trained.'
@@ -51,7 +55,7 @@ _USES = {
     'pairs': ('split', 'folder', 'scores', 'flip'),
     'features': ('split', 'flip'),
     'distortions': ('predictions',),
-    '': ('split', 'dataset', 'predictions'),
+    '': ('split', 'dataset', 'predictions', 'folder'),
 }
 
 
@@ -77,6 +81,8 @@ def _check_flags() -> None:
             raise app.UsageError(f'--{name} does not go with --{use}' if use else f'--{name} needs {others}')
     if _FOLDER.value and _SPLIT.value:
         raise app.UsageError('--folder and --split: the images are in one of them')
+    if _FOLDER.value and not _PAIRS.value and (_DATASET.value or not _PREDICTIONS.value):
+        raise app.UsageError('--folder needs --predictions=FILE.csv, or --pairs; it has no --dataset')
 
 
 def _run() -> None:
@@ -87,6 +93,8 @@ def _run() -> None:
         _export_features(common)
     elif _DISTORTIONS.value is not None:
         _evaluate_distortions(common)
+    elif _FOLDER.value is not None:
+        _classify()
     else:
         _evaluate(common)
 
@@ -102,11 +110,23 @@ def _evaluate(common: dict) -> None:
         **common,
     )
     print(f'{result["dataset"]} {result["split"]}, {result["count"]:,} images, step {result["step"]:,}')
+    if 'loss' not in result:
+        print(f'no labels; predictions in {_PREDICTIONS.value}')
+        return
     print(f'loss                {result["loss"]:.4f}')
     print(f'top-1 accuracy      {result["accuracy"]:.2%}')
     if 'top5_accuracy' in result:
         print(f'top-5 accuracy      {result["top5_accuracy"]:.2%}')
     print(f'calibration error   {result["expected_calibration_error"]:.2%}')
+
+
+def _classify() -> None:
+    from training.classifier import classify
+
+    predictions = Path(_PREDICTIONS.value)
+    workdir, folder = Path(_WORKDIR.value), Path(_FOLDER.value)
+    count = classify(workdir, folder, predictions, checkpoint=_CHECKPOINT.value)
+    print(f'{count:,} images of {folder} classified in {predictions}')
 
 
 def _verify(common: dict) -> None:

@@ -35,7 +35,8 @@ def main(argv: list[str]) -> None:
     file = Path(config_flags.get_config_filename(flags.FLAGS['config']))
     with command_line.explained():
         if not file.is_file():
-            known = ', '.join(sorted(str(path) for path in file.parent.glob('[!_]*.py')))
+            folder = Path('configs') if file.parent == Path() else file.parent
+            known = ', '.join(sorted(str(path) for path in folder.glob('[!_]*.py')))
             raise ConfigError(
                 f'--config={file}: there is no such file' + (f'; there are {known}' if known else '')
             )

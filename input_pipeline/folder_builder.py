@@ -16,6 +16,7 @@ from input_pipeline.locking import locked
 from input_pipeline.progress import track
 
 VERSION = '1.0.0'
+_NAME = '--config.dataset.name=, or --name= of input_pipeline.prepare'
 REPORT = 'preparation.json'  # beside the dataset: where it is from, what was left out, what occurs twice
 _BYTES_PER_PROCESS = 16e6  # less is read before another process has started
 _NAMED = 10  # images in a message
@@ -80,7 +81,7 @@ def _is_current(target: Path, listing: folders.Listing, bad_images: str) -> bool
     if report is None:
         raise DataError(
             f'{target} is there, but was not prepared from a folder: choose another name than '
-            f'{target.parent.name}, or remove it.'
+            f'{target.parent.name} ({_NAME}), or remove it.'
         )
     if report['fingerprint'] == listing.fingerprint:
         if report['unreadable'] and bad_images == 'fail':
@@ -89,7 +90,7 @@ def _is_current(target: Path, listing: folders.Listing, bad_images: str) -> bool
     if report['folder'] != str(listing.folder):
         raise DataError(
             f'{target} was prepared from {report["folder"]}, not from {listing.folder}: choose another name '
-            f'than {target.parent.name}, or remove it.'
+            f'than {target.parent.name} ({_NAME}), or remove it.'
         )
     return False
 

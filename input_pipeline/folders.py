@@ -141,7 +141,10 @@ def _check_classes(folder: Path, classes: dict[str, set[str | None]]) -> None:
     if not classes:
         raise DataError(f'{folder} holds no images ({", ".join(SUFFIXES)}) in folders. {_LAYOUT}.')
     if 'train' not in classes:
-        raise DataError(f'{folder} has no images in train, but in {_listed(classes)}. {_LAYOUT}.')
+        raise DataError(
+            f'{folder} has no images in train, but in {_listed(classes)}. {_LAYOUT}. If these are the '
+            f'classes, move their folders into {folder / "train"}.'
+        )
     train = classes['train']
     if len(train) < 2:
         what = 'no class folders' if None in train else f'only one class, {_listed(train)}'

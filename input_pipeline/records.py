@@ -80,8 +80,8 @@ def check_splits(name: str, splits: Sequence[str], available: Collection[str]) -
         if split not in available:
             raise DataError(
                 f'{name} has no split {split!r}; it has {", ".join(available)}. Splits are named by '
-                "config.dataset.train_split, validation_split and test_split ('' for none), by "
-                "config.verification.split, and by evaluate.py's --split."
+                '--config.dataset.train_split=, validation_split= (with validation=0) and test_split= (empty '
+                "for none), by --config.verification.split=, and by evaluate.py's --split."
             )
 
 

@@ -1,5 +1,6 @@
 """From `config.model` to a Flax module."""
 
+import dataclasses
 from functools import partial
 
 import flax.linen as nn
@@ -13,6 +14,8 @@ from jax_models.resnet import BasicBlock, Bottleneck, ResNet
 from jax_models.simple_cnn import SimpleCNN
 from jax_models.squeeze_excitation import SqueezeExcitation
 
+# Flax modules. Of what `create_model` has to give, such as `num_classes`, `width` and `conv`, each gets what
+# it has fields for.
 MODELS = {
     'simple_cnn': SimpleCNN,
     'cnn5': CNN5,
@@ -33,8 +36,8 @@ def model_names() -> tuple[str, ...]:
 
 def stage_count(config: ConfigDict) -> int | None:
     """Returns how many stages `config.model` has, None for a model without stages."""
-    defaults = getattr(MODELS[config.name], 'keywords', None)
-    return None if defaults is None else len(config.stage_sizes or defaults['stage_sizes'])
+    defaults = getattr(MODELS[config.name], 'keywords', {})
+    return len(config.stage_sizes or defaults['stage_sizes']) if 'stage_sizes' in defaults else None
 
 
 def create_model(
@@ -84,24 +87,22 @@ def create_model(
         'dropout': config.dropout,
         'dtype': dtype,
     }
-    model = MODELS[config.name]
-    if model is SimpleCNN:
-        return SimpleCNN(**parts, linear=linear, hidden=config.hidden)
-    if model is CNN5:
-        return CNN5(**parts, norm=norm)
-    stage_sizes = tuple(config.stage_sizes) or model.keywords['stage_sizes']
     gate = partial(SqueezeExcitation, conv=conv, reduction=config.se_reduction)
-    return model(
-        **parts,
-        stage_sizes=stage_sizes,
-        stem=config.stem,
-        kernel_sizes=tuple(config.kernel_sizes) or (3,) * len(stage_sizes),
-        shortcut_kernel_sizes=tuple(config.shortcut_kernel_sizes) or (1,) * len(stage_sizes),
-        head_sizes=tuple(config.head_sizes),
-        linear=linear,
-        norm=norm,
-        stem_gate=gate if config.se == 'stem' else None,
-        block_gate=gate if config.se == 'blocks' else None,
-        block_dropout=config.block_dropout,
-        zero_init_last_norm=config.zero_init_last_norm,
-    )
+    parts |= {
+        'norm': norm,
+        'linear': linear,
+        'hidden': config.hidden,
+        'stem': config.stem,
+        'head_sizes': tuple(config.head_sizes),
+        'stem_gate': gate if config.se == 'stem' else None,
+        'block_gate': gate if config.se == 'blocks' else None,
+        'block_dropout': config.block_dropout,
+        'zero_init_last_norm': config.zero_init_last_norm,
+    }
+    model, stages = MODELS[config.name], stage_count(config)
+    if stages is not None:
+        parts['stage_sizes'] = tuple(config.stage_sizes) or model.keywords['stage_sizes']
+        parts['kernel_sizes'] = tuple(config.kernel_sizes) or (3,) * stages
+        parts['shortcut_kernel_sizes'] = tuple(config.shortcut_kernel_sizes) or (1,) * stages
+    fields = {field.name for field in dataclasses.fields(getattr(model, 'func', model))}
+    return model(**{name: part for name, part in parts.items() if name in fields})

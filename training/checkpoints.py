@@ -98,14 +98,13 @@ class Checkpoints:
 
     def _manager(self, name: str) -> ocp.CheckpointManager:
         if name not in self._managers:
-            if self.read_only:
-                options = ocp.CheckpointManagerOptions(read_only=True)
-            else:
-                for path in (self.directory / name).glob('[0-9]*'):
-                    # Orbax takes an empty folder for a checkpoint, and saves nothing older.
-                    with contextlib.suppress(OSError):  # not empty, or another process was quicker
-                        path.rmdir()
-                options = ocp.CheckpointManagerOptions(max_to_keep=KEPT[name], cleanup_tmp_directories=True)
+            for path in (self.directory / name).glob('[0-9]*') if not self.read_only else ():
+                # Orbax takes an empty folder for a checkpoint, and saves nothing older.
+                with contextlib.suppress(OSError):  # not empty, or another process was quicker
+                    path.rmdir()
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=KEPT[name], cleanup_tmp_directories=not self.read_only
+            )
             handlers = {'arrays': ocp.StandardCheckpointHandler(), 'metadata': ocp.JsonCheckpointHandler()}
             self._managers[name] = ocp.CheckpointManager(
                 self.directory / name, options=options, item_handlers=handlers

@@ -3,7 +3,9 @@
 import contextlib
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -56,6 +58,7 @@ def _explain_flags(argv: list[str], error: Exception) -> str:
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
     """Turns the errors that a user can mend into one sentence on stderr and a non-zero exit code."""
+    sys.unraisablehook = _repeat_interrupt
     try:
         yield
     except (ConfigError, DataError, CheckpointError, NonFiniteLoss) as error:
@@ -63,6 +66,14 @@ def explained() -> Iterator[None]:
     except KeyboardInterrupt:
         print('stopped; nothing new was there to save', file=sys.stderr)
         sys.exit(130)
+
+
+def _repeat_interrupt(unraisable) -> None:
+    """Sends a Ctrl-C again that fell into a callback of the garbage collector, where Python forgets it."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def prepare_jax() -> None:

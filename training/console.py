@@ -17,6 +17,7 @@ class Console:
         self._rich = RichConsole(highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
         self._next_line = 0.0
+        self._begun = False
         self._warned_of_waiting = False
 
     def print(self, message='') -> None:
@@ -33,6 +34,9 @@ class Console:
             self._bar = Progress(*columns, TimeRemainingColumn(), console=self._rich, transient=True)
             self._task = self._bar.add_task(self._title, total=steps, status='compiling …')
             self._bar.start()
+        elif not self._begun:
+            self.print('compiling …')
+        self._begun = True
 
     def update(self, step: int, sums: Mapping[str, float], rate: float, images_per_second: float) -> None:
         """Shows how far the epoch is: steps done, means so far, learning rate, images per second."""

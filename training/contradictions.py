@@ -93,7 +93,7 @@ def _check_schedule(config: ConfigDict) -> None:
     if schedule.name != 'constant' and schedule.warmup_epochs >= config.epochs:
         raise ConfigError(
             f'config.schedule.warmup_epochs={schedule.warmup_epochs:g}: must be below '
-            f'config.epochs={config.epochs}'
+            f'config.epochs={config.epochs}; for so few epochs add --config.schedule.warmup_epochs=0'
         )
     if schedule.interval == 'epoch' and schedule.warmup_epochs and not round(schedule.warmup_epochs):
         raise ConfigError(

@@ -103,11 +103,12 @@ def evaluate(
         where the run had no test.
       dataset: another one with the same classes; the run's by default.
       data_dir: where the datasets lie; where they lay in training by default.
-      predictions: CSV file to write: id, label, predicted, confidence.
+      predictions: CSV file to write: id, label (-1: unknown), predicted, confidence.
       devices: to run on; all by default.
 
     Returns:
-      What training.evaluation_metrics.summarize gives, and which checkpoint and data it is about.
+      What training.evaluation_metrics.summarize gives (of unlabelled images only their `count`), and which
+      checkpoint and data it is about.
 
     Raises:
       CheckpointError: there is no such checkpoint, or it is damaged.
@@ -119,25 +120,23 @@ def evaluate(
     experiment, variables, step = restore(saved_config(workdir, data_dir), workdir, checkpoint, devices)
     config = experiment.config.dataset
     if split is None:
-        split = _default_split(config) if dataset in (None, config.name) else 'test'
+        split = default_split(config) if dataset in (None, config.name) else 'test'
     dataset = dataset or config.name
-    loader = find_loader(experiment, dataset, split)
+    loader = find_loader(experiment, dataset, split, labelled=predictions is None)
     run = experiment.execution.compile_predict(experiment.predict_step())
     logits = Evaluator(experiment, loader).outputs(run, variables)
-    labels = loader.labels
-    result = {
-        'checkpoint': checkpoint,
-        'step': step,
-        'dataset': dataset,
-        'split': split,
-        **summarize(logits, labels),
-    }
+    labels, names = loader.labels, experiment.dataset.class_names
+    if predictions is not None and experiment.execution.is_main:
+        _write_predictions(Path(predictions), loader.ids, labels, logits)
+    result = {'checkpoint': checkpoint, 'step': step, 'dataset': dataset, 'split': split}
+    if (labels < 0).any():
+        return result | {'count': len(labels)}
+    result |= {'class_names': names, **summarize(logits, labels)}
     if not experiment.execution.is_main:
         return result
     stem = f'{checkpoint}-{result["dataset"]}-{split}'
     write_json(workdir / 'evaluations' / f'{stem}.json', result)
     title = f'{workdir.name}, {checkpoint} (step {step:,}), {result["dataset"]} {split}'
-    names = experiment.dataset.class_names
     if result['confusion_matrix']:
         matrix = np.array(result['confusion_matrix'])
         plots.confusion_matrix(matrix, names, workdir / 'plots' / f'confusion_matrix-{stem}.png', title=title)
@@ -147,8 +146,6 @@ def evaluate(
         title=title,
         calibration_error=result['expected_calibration_error'],
     )
-    if predictions is not None:
-        _write_predictions(Path(predictions), loader.ids, labels, logits)
     return result
 
 
@@ -229,7 +226,8 @@ def _find(checkpoints: Checkpoints, checkpoint: str) -> tuple[str, int]:
     )
 
 
-def _default_split(config: ConfigDict) -> str:
+def default_split(config: ConfigDict) -> str:
+    """Returns test, or val where `config.dataset` has no test. Raises DataError where it has neither."""
     if not config.test_split and not (config.validation or config.validation_split):
         raise DataError('This run has neither validation nor test images: name a --split of the dataset.')
     return 'test' if config.test_split else 'val'

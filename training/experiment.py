@@ -277,7 +277,8 @@ def check_training(experiment: Experiment) -> None:
     if config.dataset.drop_last and size < config.batch_size:
         raise ConfigError(
             f'config.batch_size={config.batch_size}: larger than the {size} training images, of which '
-            'dataset.drop_last would drop all'
+            f'dataset.drop_last would drop all; take one of at most {size}, such as --config.batch_size='
+            f'{min(32, size) // unit * unit or unit}'
         )
     if not config.dataset.drop_last and rest % unit:
         raise ConfigError(

@@ -10,8 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline import DataError
-from input_pipeline.conversion import UnreadableImage, standardize
-from input_pipeline.decoding import UndecodableImage, decode
+from input_pipeline.files import read_image
 from input_pipeline.progress import track
 from input_pipeline.sources import Split
 from training import verification_metrics
@@ -176,11 +175,7 @@ def read_images(pairs: Pairs, folder: Path, image_shape: tuple[int, int, int]) -
         track(names, len(names), f'Reading {folder}', size=lambda _: 1),
         strict=True,
     ):
-        try:
-            content, _ = standardize((folder / name).read_bytes())
-            image[:] = decode([content], image_shape, resize=True)[0]
-        except (OSError, UnreadableImage, UndecodableImage) as error:
-            raise DataError(f'{folder / name} cannot be read: {error.args[-1]}') from error
+        image[:] = read_image(folder / name, image_shape)
     return paired
 
 

@@ -254,7 +254,7 @@ def reliability_diagram(bins: Mapping, path: Path, *, title: str, calibration_er
     axes.bar(centers, accuracy, width * 0.92, color='#A6D4F2')
     axes.plot(confidence, accuracy, 'o', color=SPLITS['train'][1], label='measured', clip_on=False)
     axes.plot([0, 1], [0, 1], label='perfectly calibrated', **DASHED)
-    axes.legend(loc='upper left')
+    figure.legend(loc='outside lower center', ncols=2)
     axes.set(ylabel='accuracy (%)', xlim=(0, 1), ylim=(0, 1))
     shares.bar(centers, counts / counts.sum(), width * 0.92, color='#BBBBBB')
     shares.set(xlabel='confidence (%)', ylabel='images (%)')

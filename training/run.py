@@ -47,7 +47,10 @@ def run(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None 
         found.close()
         _check_same_run(workdir, metadata['config'], config)
         if results := _finished(workdir, restored_progress(metadata, config), config):
-            console.print(f'The run in {workdir} is finished; use another --workdir for a new one.')
+            console.print(
+                f'The run in {workdir} is finished ({results["epochs"]} epochs); use another --workdir for a '
+                'new one.'
+            )
             return _report(console, workdir, results)
 
     experiment = create_experiment(config, devices)

@@ -10,7 +10,14 @@ import numpy as np
 from input_pipeline import DataError, sources
 from training import pairs as pair_files
 from training import verification_plots
-from training.evaluation import Evaluator, check_output, find_loader, restore, saved_config
+from training.evaluation import (
+    Evaluator,
+    check_output,
+    default_split,
+    find_loader,
+    restore,
+    saved_config,
+)
 from training.experiment import Experiment, create_loader
 from training.pairs import PairedImages
 from training.processes import in_turn
@@ -202,7 +209,8 @@ def export_features(
 
     Args:
       path: of the .npy file; the ids go to the same name ending in .ids.txt.
-      split: config.verification.split of the run by default; val is what was held out of train.
+      split: by default, where the run compared pairs, their config.verification.split, else as `evaluate`;
+        val is what was held out of train.
       For the others see `verify`.
 
     Returns:
@@ -212,9 +220,11 @@ def export_features(
         raise DataError(f'--features={path}: the name of the file must end in .npy')
     check_output('features', path)
     config = saved_config(workdir, data_dir)
+    if split is None:
+        split = config.verification.split if config.verification.pairs else default_split(config.dataset)
     experiment, variables, _ = restore(config, workdir, checkpoint, devices)
     flip = config.verification.flip if flip is None else flip
-    loader = find_loader(experiment, config.dataset.name, split or config.verification.split, labelled=False)
+    loader = find_loader(experiment, config.dataset.name, split, labelled=False)
     run = experiment.execution.compile_predict(experiment.feature_step(flip=flip))
     features = Evaluator(experiment, loader).outputs(run, variables)
     if not experiment.execution.is_main:

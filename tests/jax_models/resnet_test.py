@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import default
-from jax_models import create_model, model_names
+from jax_models import create_model, model_names, registry
 from jax_models.layers import BatchNorm
 from jax_models.resnet import BasicBlock, Bottleneck
 from jax_models.summary import parameter_count
@@ -47,6 +47,21 @@ VARIANTS = [
     (6_279_498, 10, {'name': 'resnet10', 'shortcut_kernel_sizes': (3, 3, 3, 3)}),
     (12_550_218, 10, {'name': 'resnet18', 'shortcut_kernel_sizes': (3, 3, 3, 3)}),
 ]
+
+
+def test_a_model_of_ones_own_gets_what_it_has_fields_for(monkeypatch):
+    class Perceptron(nn.Module):
+        num_classes: int
+        width: int
+
+        @nn.compact
+        def __call__(self, images, *, train):
+            return nn.Dense(self.num_classes)(nn.relu(nn.Dense(self.width)(images.reshape(len(images), -1))))
+
+    monkeypatch.setitem(registry.MODELS, 'perceptron', Perceptron)
+    model = create_model(model_config(name='perceptron', width=7), num_classes=3)
+    assert (model.num_classes, model.width) == (3, 7)
+    assert registry.stage_count(model_config(name='perceptron')) is None
 
 
 def test_the_tables_of_parameters_name_every_model():

@@ -13,6 +13,7 @@ from absl.testing import flagsaver
 
 import evaluate
 from training.checkpoints import Checkpoints
+from training.command_line import explained
 from training.keys import flatten
 from training.run import run
 
@@ -40,6 +41,7 @@ runpy.run_path('train.py', run_name='__main__')
         (['train.py', '--config=configs/resnet18.py', '--config.epocs=3'], 'the nearest is config.epochs'),
         (['train.py', '--config=configs/resnet18.py', '--config.epochs=few'], 'config.epochs=few'),
         (['train.py', '--config=configs/resnet.py'], 'no such file; there are configs/'),
+        (['train.py', '--config=resnet18'], 'no such file; there are configs/'),
         (['train.py', '--config=configs/resnet18.py', 'epochs=3'], "unexpected argument 'epochs=3'"),
         (['evaluate.py', '--help'], 'python evaluate.py --workdir=DIR'),
         (['evaluate.py'], '--workdir'),
@@ -68,6 +70,10 @@ def test_help_and_mistakes_are_answered_without_importing_jax(arguments, answer)
         (['--noflip'], '--flip needs --pairs or --features'),
         (['--scores=a'], '--scores needs --pairs'),
         (['--distortions=a', '--split=b'], '--split does not go with --distortions'),
+        (['--folder=a'], '--folder needs --predictions=FILE.csv, or --pairs'),
+        (['--folder=a', '--dataset=b', '--predictions=c'], 'it has no --dataset'),
+        (['--folder=a', '--split=b', '--predictions=c'], '--folder and --split'),
+        (['--folder=a', '--predictions=b'], None),
         (['--distortions=a', '--predictions=b'], None),
         (['--pairs=a', '--split=b', '--scores=c', '--flip'], None),
         (['--dataset=a', '--predictions=b'], None),
@@ -82,6 +88,23 @@ def test_flags_that_would_be_ignored_are_refused(arguments, answer):
         else:
             with pytest.raises(app.UsageError, match=answer):
                 evaluate._check_flags()
+
+
+def test_ctrl_c_in_a_callback_of_the_garbage_collector_is_not_forgotten(monkeypatch):
+    class Interrupting:
+        def __del__(self):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, 'unraisablehook', None)  # set by `explained`
+
+    def work():
+        with explained():
+            Interrupting()
+            time.sleep(10)
+
+    with pytest.raises(SystemExit) as stopped:
+        work()
+    assert stopped.value.code == 130
 
 
 def signalled_after_checkpoint(finished, workdir, signum):

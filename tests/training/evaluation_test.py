@@ -105,13 +105,20 @@ def test_outputs_that_are_not_finite_are_named(workdir, monkeypatch):
         evaluate(workdir, devices=DEVICES)
 
 
-def test_images_without_labels_are_not_evaluated(config, workdir, monkeypatch):
+def test_images_without_labels_are_not_evaluated_only_classified(config, workdir, monkeypatch):
     split = sources.Split(np.zeros((2, 8, 8, 1), np.uint8), np.full(2, -1), np.array(['a', 'b']))
     loaded = sources.load(config.dataset)
     monkeypatch.setitem(loaded.splits, 'pairs', split)
     monkeypatch.setattr(sources, 'load', lambda *args, **keys: loaded)
     with pytest.raises(DataError, match='Split pairs of digits has images without labels'):
         evaluate(workdir, split='pairs', devices=DEVICES)
+    predictions = workdir / 'predictions.csv'
+    result = evaluate(workdir, split='pairs', predictions=predictions, devices=DEVICES)
+    assert (result['count'], 'accuracy' in result) == (2, False)
+    assert [(row['id'], row['label']) for row in csv.DictReader(predictions.open())] == [
+        ('a', '-1'),
+        ('b', '-1'),
+    ]
 
 
 def test_dataset_of_other_classes_is_refused(workdir, monkeypatch):

@@ -47,7 +47,7 @@ def test_finished_run_says_so_and_does_nothing(config, workdir, capsys):
     before = content(workdir)
     results = run(config, workdir, DEVICES)
     assert results == json.loads((workdir / 'results.json').read_text())
-    assert 'is finished; use another --workdir' in capsys.readouterr().out
+    assert 'is finished (3 epochs); use another --workdir' in capsys.readouterr().out
     assert content(workdir) == before
 
 

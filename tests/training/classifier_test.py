@@ -1,0 +1,81 @@
+import csv
+import re
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import default
+from input_pipeline import DataError, sources
+from training import classifier
+from training.classifier import Classifier, classify
+from training.evaluation import evaluate
+from training.verification import export_features
+
+pytestmark = pytest.mark.usefixtures('config')
+DEVICES = jax.devices()[:1]
+
+
+@pytest.fixture
+def model(finished):
+    return Classifier(str(finished), devices=DEVICES)
+
+
+@pytest.fixture(scope='module')
+def images():
+    config = default.get_config().dataset
+    config.name = 'digits'
+    return sources.load(config, ('test',)).splits['test'].images
+
+
+def test_arrays_are_classified_as_the_split_is(model, finished, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(classifier, 'CHUNK', 100)  # 360 images: three whole ones and a rest
+    probabilities = model.probabilities(images)
+    evaluate(finished, predictions=tmp_path / 'a.csv', devices=DEVICES)
+    rows = list(csv.DictReader((tmp_path / 'a.csv').open()))
+    assert [int(row['predicted']) for row in rows] == probabilities.argmax(1).tolist()
+    np.testing.assert_allclose([float(row['confidence']) for row in rows], probabilities.max(1), atol=1e-5)
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
+    np.testing.assert_allclose(model.probabilities(images[:1]), probabilities[:1], atol=1e-6)
+    assert (model.class_names[3], model.image_shape) == ('3', (8, 8, 1))
+
+
+@pytest.mark.parametrize('flip', [False, True])
+def test_features_are_those_that_are_exported(model, finished, images, tmp_path, flip):
+    exported = export_features(finished, tmp_path / 'a.npy', flip=flip, devices=DEVICES)
+    np.testing.assert_allclose(model.features(images[:5], flip=flip), exported[:5], atol=1e-6)
+
+
+def test_files_are_classified_as_their_pixels(model, images, tmp_path):
+    Image.fromarray(images[0, ..., 0]).save(tmp_path / 'a.png')
+    Image.fromarray(images[1, ..., 0].repeat(2, 0).repeat(2, 1)).save(tmp_path / 'b.bmp')
+    small = np.asarray(Image.open(tmp_path / 'b.bmp').resize((8, 8), Image.Resampling.BILINEAR))[..., None]
+    expected = model.probabilities(np.stack([images[0], small]))
+    np.testing.assert_allclose(model.probabilities([tmp_path / 'a.png', str(tmp_path / 'b.bmp')]), expected)
+
+
+def test_what_is_no_image_of_the_model_is_refused(model, images, tmp_path):
+    for wrong in (images / 255, images[..., 0], images[:, :7]):
+        with pytest.raises(DataError, match=re.escape('must be uint8[n, 8, 8, 1], but are')):
+            model.probabilities(wrong)
+    with pytest.raises(DataError, match=r'none\.png cannot be read: No such file'):
+        model.probabilities([tmp_path / 'none.png'])
+    with pytest.raises(DataError, match='there are no images'):
+        model.probabilities([])
+
+
+def test_folder_is_classified_into_a_file(model, finished, images, tmp_path):
+    for index, name in enumerate(('a.png', 'sub/b.PNG')):
+        (tmp_path / 'photos' / name).parent.mkdir(exist_ok=True, parents=True)
+        Image.fromarray(images[index, ..., 0]).save(tmp_path / 'photos' / name, 'PNG')
+    (tmp_path / 'photos' / 'notes.txt').write_text('no image')
+    assert classify(finished, tmp_path / 'photos', tmp_path / 'a.csv', devices=DEVICES) == 2
+    rows = list(csv.DictReader((tmp_path / 'a.csv').open()))
+    expected = model.probabilities(images[:2])
+    assert [row['id'] for row in rows] == ['a.png', 'sub/b.PNG']
+    assert [int(row['predicted']) for row in rows] == expected.argmax(1).tolist()
+    assert [row['class'] for row in rows] == [model.class_names[best] for best in expected.argmax(1)]
+    np.testing.assert_allclose([float(row['confidence']) for row in rows], expected.max(1), atol=1e-6)
+    with pytest.raises(DataError, match='there is no such folder, or no image'):
+        classify(finished, tmp_path / 'none', tmp_path / 'a.csv', devices=DEVICES)
