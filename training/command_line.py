@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from configs import default
 from input_pipeline import DataError
@@ -20,7 +20,10 @@ from training.keys import flatten, nearest_key
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses like absl, but answers a mistyped config key with the nearest one."""
     try:
-        return app.parse_flags_with_usage(argv)
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        hint = '. Keys of the config look like --config.epochs=5' if 'Unknown command' in str(error) else ''
+        sys.exit(f'error: {error}{hint}')
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         with explained():
             raise ConfigError(_explain_flags(argv, error)) from error

@@ -138,6 +138,12 @@ def _describe(console: Console, experiment: Experiment, parts: list[summary.Modu
         f'{dataset.name} {dataset.version}: {sizes} images of {shape[0]} x {shape[1]} x {shape[2]}, '
         f'{dataset.num_classes} classes'
     )
+    held_out = experiment.loaders['val'].size if config.dataset.validation else 0
+    if held_out > experiment.loaders['train'].size:
+        console.print(
+            f'warning: --config.dataset.validation={config.dataset.validation:g} holds out more images than it '
+            'leaves to train on; 0.1 takes a tenth'
+        )
     if dataset.reason:
         console.print(f'{dataset.loader} loader: {dataset.reason}')
     if experiment.paired is not None:

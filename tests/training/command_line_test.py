@@ -41,6 +41,7 @@ runpy.run_path('train.py', run_name='__main__')
         (['train.py', '--config=configs/resnet18.py', '--config.epocs=3'], 'the nearest is config.epochs'),
         (['train.py', '--config=configs/resnet18.py', '--config.epochs=few'], 'config.epochs=few'),
         (['train.py', '--config=configs/resnet.py'], 'no such file; there are configs/'),
+        (['train.py', '--config=configs/resnet18.py', '--lr=0.1'], 'look like --config.epochs=5'),
         (['train.py', '--config=resnet18'], 'no such file; there are configs/'),
         (['train.py', '--config=configs/resnet18.py', 'epochs=3'], "unexpected argument 'epochs=3'"),
         (['evaluate.py', '--help'], 'python evaluate.py --workdir=DIR'),

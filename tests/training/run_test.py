@@ -199,6 +199,17 @@ def test_imagenet_stem_on_small_images_is_warned_of(config, tmp_path, capsys, mo
     assert ('--config.model.stem=cifar suits them' in capsys.readouterr().out) == warned
 
 
+@pytest.mark.parametrize(('validation', 'warned'), [(1104, True), (0.4, False)])
+def test_more_images_held_out_than_trained_on_are_warned_of(
+    config, tmp_path, capsys, monkeypatch, validation, warned
+):
+    monkeypatch.setattr(Training, 'run', lambda _: {})
+    monkeypatch.setattr('training.run._report', lambda *_: {})
+    config.dataset.validation = validation
+    run(config, tmp_path, DEVICES)
+    assert ('validation=1104 holds out more images' in capsys.readouterr().out) == warned
+
+
 def test_shown_training_images_do_not_depend_on_the_devices(config):
     config.batch_size = 64
     one, eight = (
