@@ -141,8 +141,8 @@ def _describe(console: Console, experiment: Experiment, parts: list[summary.Modu
     held_out = experiment.loaders['val'].size if config.dataset.validation else 0
     if held_out > experiment.loaders['train'].size:
         console.print(
-            f'warning: --config.dataset.validation={config.dataset.validation:g} holds out more images than it '
-            'leaves to train on; 0.1 takes a tenth'
+            f'warning: --config.dataset.validation={config.dataset.validation:g} holds out more images than '
+            'it leaves to train on; 0.1 takes a tenth'
         )
     if dataset.reason:
         console.print(f'{dataset.loader} loader: {dataset.reason}')
