@@ -103,8 +103,12 @@ def test_ctrl_c_in_a_callback_of_the_garbage_collector_is_not_forgotten(monkeypa
             Interrupting()
             time.sleep(10)
 
-    with pytest.raises(SystemExit) as stopped:
-        work()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            work()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert stopped.value.code == 130
 
 
