@@ -26,6 +26,7 @@ def _quick_compilation(tmp_path_factory):
     """Compiling takes longer than all else: compile badly, and the same step only once."""
     logging.set_verbosity(logging.WARNING)  # Orbax says a page per checkpoint
     jax.config.update('jax_disable_most_optimizations', True)
+    jax.config.update('jax_traceback_in_locations_limit', 0)
     jax.config.update('jax_compilation_cache_dir', str(tmp_path_factory.mktemp('compilation')))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 
