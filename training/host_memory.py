@@ -1,9 +1,13 @@
 """How a CPU's memory is kept from one training step to the next."""
 
 import ctypes
+import math
 import os
 import platform
 from pathlib import Path
+
+# Parameters of glibc's mallopt.
+M_ARENA_MAX, M_MMAP_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -8, -4, -3, -1
 
 
 def keep_freed_memory() -> None:
@@ -13,10 +17,31 @@ def keep_freed_memory() -> None:
     takes 42,000, a fifth of its time. To be called before JAX starts its threads: they are to share one heap,
     since all others are given back to the system when they are empty.
     """
+    _set(M_ARENA_MAX, 1)
+    _set(M_MMAP_MAX, 0)
+    _set(M_TRIM_THRESHOLD, -1)  # never
+    _set(M_MMAP_THRESHOLD, 2**25)  # the largest there is, for return_large_blocks
+
+
+def return_large_blocks(step_bytes: int) -> None:
+    """Undoes that for blocks beyond 32 MiB where the one that a step takes is too large to be kept.
+
+    Others come to lie where it was, so that the heap grows to two or three times its size.
+    """
+    if 4 * step_bytes > available_bytes():
+        _set(M_MMAP_MAX, 2**16)
+
+
+def available_bytes() -> float:
+    """Returns the memory that is free in this machine."""
+    try:
+        lines = Path('/proc/meminfo').read_text().splitlines()
+    except OSError:
+        return math.inf  # not Linux
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith('MemAvailable'))
+
+
+def _set(parameter: int, value: int) -> None:
     on_cpu = os.environ.get('JAX_PLATFORMS') == 'cpu' or not Path('/dev/nvidiactl').exists()
     if on_cpu and platform.libc_ver()[0] == 'glibc':
-        mallopt = ctypes.CDLL(None).mallopt
-        m_arena_max, m_mmap_max, m_trim_threshold = -8, -4, -1
-        mallopt(m_arena_max, 1)
-        mallopt(m_mmap_max, 0)
-        mallopt(m_trim_threshold, -1)  # never
+        ctypes.CDLL(None).mallopt(parameter, value)

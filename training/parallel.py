@@ -7,7 +7,6 @@ plain arrays back. Of several processes each hands over the same arrays and gets
 import collections
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import flax
@@ -17,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from training import ConfigError
+from training.host_memory import available_bytes
 from training.steps import evaluation_sums
 
 AXIS = 'batch'
@@ -154,7 +154,7 @@ class Execution:
         The same in all processes, each of which must call this.
         """
         if self.devices[0].platform == 'cpu':
-            free = _available_bytes()
+            free = available_bytes()
         else:
             free = self.device_count * _free_bytes(self.devices)
         return -float(np.asarray(self.maximum([-free]))[0])
@@ -295,12 +295,3 @@ def _free_bytes(devices: Sequence[jax.Device]) -> float:
     mine = [device for device in devices if device.process_index == jax.process_index()]
     statistics = [device.memory_stats() or {} for device in mine]
     return min(each.get('bytes_limit', math.inf) - each.get('bytes_in_use', 0) for each in statistics)
-
-
-def _available_bytes() -> float:
-    """Returns the memory that is free in this machine."""
-    try:
-        lines = Path('/proc/meminfo').read_text().splitlines()
-    except OSError:
-        return math.inf  # not Linux
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith('MemAvailable'))
