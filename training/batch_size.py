@@ -112,7 +112,8 @@ def _try(experiment: Experiment, batch_size: int, data: Any) -> Trial:
     state = execution.replicate(experiment.create_state())
     if data is None:
         data = execution.place_batch(experiment.loaders['train'].take(np.arange(batch_size)))
-    step = execution.compile_train(experiment.train_step()).lower(state, data, order, rates, 0, 1).compile()
+    run_train = execution.compile_train(experiment.train_step())
+    step = execution.compile_ahead(run_train, state, data, order, rates, 0, 1)
     plan = step.memory_analysis()
     needed = plan.argument_size_in_bytes + plan.temp_size_in_bytes
     if execution.devices[0].platform == 'cpu' and needed > execution.free_bytes():

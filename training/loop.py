@@ -16,7 +16,6 @@ from training.console import Console
 from training.evaluation import Evaluator, check_classes
 from training.experiment import Experiment, selection_split, versions
 from training.feeds import create_training_feed
-from training.host_memory import return_large_blocks
 from training.interruption import Interrupted, Interruption
 from training.loss_scale import all_finite
 from training.metric_names import higher_is_better
@@ -221,9 +220,7 @@ class Training:
             arguments = self.state, data, order, rates, start, stop
             if rows.shape not in self._compiled:
                 clock -= time.monotonic()  # compiling is no training
-                compiled = self._run_train.lower(*arguments).compile()
-                return_large_blocks(compiled.memory_analysis().temp_size_in_bytes)
-                self._compiled[rows.shape] = compiled
+                self._compiled[rows.shape] = self.execution.compile_ahead(self._run_train, *arguments)
                 clock += time.monotonic()
             self.state, sums = self._compiled[rows.shape](*arguments)
             # What all processes must agree on: to stop, and how much to dispatch at once.

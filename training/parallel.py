@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from training import ConfigError
-from training.host_memory import available_bytes
+from training.host_memory import available_bytes, return_large_blocks
 from training.steps import evaluation_sums
 
 AXIS = 'batch'
@@ -179,6 +179,13 @@ class Execution:
             return self._repeat(body, start, stop, (state, self._no_sums(order)), data)
 
         return self._compile(run, in_axes=(0, 0, 0, None, None, None), donate_argnums=0)
+
+    def compile_ahead(self, run: Callable, *arguments: Any) -> jax.stages.Compiled:
+        """Compiles what compile_train returned for arguments like these, before the first step."""
+        compiled = run.lower(*arguments).compile()
+        if self.devices[0].platform == 'cpu':
+            return_large_blocks(compiled.memory_analysis().temp_size_in_bytes)
+        return compiled
 
     def compile_evaluate(self, predict_step: Callable) -> Callable:
         """Returns `run(variables, data, order, start, stop) -> sums`, like compile_train's; -1 is padding."""
