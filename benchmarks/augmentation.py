@@ -54,7 +54,8 @@ def augmented(experiment: Experiment, keys: dict) -> Experiment:
     config = default.get_config().augmentation
     config.update(keys)
     before, after = create_augmentation(config)
-    return replace(experiment, augment=before, augment_normalized=after, mix=create_mixing(config, CLASSES))
+    functions = {'augment': before, 'augment_normalized': after, 'mix': create_mixing(config, CLASSES)}
+    return replace(experiment, augment_batch=partial(experiment.augment_batch, **functions))
 
 
 if __name__ == '__main__':

@@ -136,7 +136,6 @@ def augmentation(batch_size: int) -> Callable:
             augment=before,
             normalize=lambda images: (images - 0.5) / 0.5,
             augment_normalized=after,
-            mix=None,
         )
     )
     position = np.arange(batch_size, dtype=np.int32)

@@ -27,7 +27,7 @@ from training.optimizers import create_optimizer
 from training.parallel import Execution
 from training.processes import in_turn
 from training.state import TrainState, create_state
-from training.steps import augment_batch, create_feature_step, create_predict_step, create_train_step
+from training.steps import Batch, augment_batch, create_feature_step, create_predict_step, create_train_step
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-datasets', 'numpy')
 
@@ -89,9 +89,7 @@ class Experiment:
     dataset: sources.Dataset
     loaders: dict[str, Resident | Streaming]
     normalize: Callable[[jax.Array], jax.Array]
-    augment: augment.Augment
-    augment_normalized: augment.Augment
-    mix: augment.Mix | None
+    augment_batch: Callable[[Batch, jax.Array], tuple[jax.Array, jax.Array]]
     execution: Execution
     model: nn.Module
     optimizer: optax.GradientTransformation
@@ -125,10 +123,7 @@ class Experiment:
             self.config,
             self.model,
             self.optimizer,
-            augment=self.augment,
-            normalize=self.normalize,
-            augment_normalized=self.augment_normalized,
-            mix=self.mix,
+            augment_batch=self.augment_batch,
             axis_name=self.execution.axis_name,
             unroll=not self.execution.many_steps,
         )
@@ -177,7 +172,6 @@ def create_experiment(
 
     mean, std = normalization.constants(config.dataset.normalization, dataset, config.dataset.train_split)
     dataset = replace(dataset, constants=(mean, std))
-    before, after = augment.create_augmentation(config.augmentation)
     dtype = jnp.dtype(config.precision)
     model = create_model(
         config.model,
@@ -185,14 +179,24 @@ def create_experiment(
         dtype=dtype,
         **execution.batch_norm(sync=config.batch_norm.sync),
     )
+    before, after = augment.create_augmentation(config.augmentation)
+
+    def normalize(images):
+        return (images - mean) / std
+
     return Experiment(
         config=config,
         dataset=dataset,
         loaders=loaders,
-        normalize=lambda images: (images - mean) / std,
-        augment=before,
-        augment_normalized=after,
-        mix=augment.create_mixing(config.augmentation, dataset.num_classes),
+        normalize=normalize,
+        augment_batch=functools.partial(
+            augment_batch,
+            seed=config.seed,
+            augment=before,
+            normalize=normalize,
+            augment_normalized=after,
+            mix=augment.create_mixing(config.augmentation, dataset.num_classes),
+        ),
         execution=execution,
         model=model,
         optimizer=create_optimizer(config.optimizer),
@@ -317,21 +321,13 @@ def augmented_images(experiment: Experiment, count: int) -> tuple[np.ndarray, li
     The images are float32[count, height, width, channels], with normalisation undone and cut off at 0 and 1;
     of mixed ones the class with the largest share is given.
     """
-    seed, loader = experiment.config.seed, experiment.loaders['train']
-    rows = training_order(loader.size, seed=seed, epoch=0)[:count]
+    loader = experiment.loaders['train']
+    rows = training_order(loader.size, seed=experiment.config.seed, epoch=0)[:count]
     batch = {**loader.take(rows), 'position': np.arange(len(rows))}
 
     @jax.jit
     def first_step(batch):
-        images, targets = augment_batch(
-            batch,
-            0,
-            seed=seed,
-            augment=experiment.augment,
-            normalize=experiment.normalize,
-            augment_normalized=experiment.augment_normalized,
-            mix=experiment.mix,
-        )
+        images, targets = experiment.augment_batch(batch, 0)
         labels = targets if targets.ndim == 1 else targets.argmax(-1)
         black, white = (experiment.normalize(jnp.full_like(images, value)) for value in (0, 1))
         return ((images - black) / (white - black)).clip(0, 1), labels

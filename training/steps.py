@@ -29,10 +29,7 @@ def create_train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     *,
-    augment: Augment,
-    normalize: Callable[[jax.Array], jax.Array],
-    augment_normalized: Augment = lambda images, keys: images,
-    mix: Mix | None = None,
+    augment_batch: Callable[[Batch, jax.Array], tuple[jax.Array, jax.Array]],
     axis_name: str | None = None,
     unroll: bool = True,
 ) -> Callable[[TrainState, Batch, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
@@ -48,10 +45,8 @@ def create_train_step(
 
     Args:
       config: reads seed, loss, loss_scale, ema, model.cosine_scale and optimizer.accumulation_steps.
-      augment: (float32 images in [0, 1], keys[batch]) -> images.
-      normalize: float32 images in [0, 1] -> what the model sees.
-      augment_normalized: as augment, on normalised images.
-      mix: (normalised images, labels, key of the step) -> images, float32[batch, classes]; None: no mixing.
+      augment_batch: (batch, number of the step) -> what the model sees, its targets: int32[batch] or, of
+        mixed images, float32[batch, classes].
       axis_name: mapped axis over which gradients and sums are averaged or added (pmap), None under jit.
       unroll: whether to write the parts of an accumulated batch out (a CPU runs loops on one thread).
     """
@@ -61,15 +56,7 @@ def create_train_step(
         dropout_key = _stream(config.seed, state.step, DROPOUT)
         if axis_name is not None:
             dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
-        images, targets = augment_batch(
-            batch,
-            state.step,
-            seed=config.seed,
-            augment=augment,
-            normalize=normalize,
-            augment_normalized=augment_normalized,
-            mix=mix,
-        )
+        images, targets = augment_batch(batch, state.step)
         batch_stats, sums, gradients = gradients_of(state, images, targets, dropout_key)
         if axis_name is not None:
             gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), axis_name)
@@ -164,10 +151,17 @@ def augment_batch(
     seed: int,
     augment: Augment,
     normalize: Callable[[jax.Array], jax.Array],
-    augment_normalized: Augment,
-    mix: Mix | None,
+    augment_normalized: Augment = lambda images, keys: images,
+    mix: Mix | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the images that the model sees in a training step, and their targets, labels unless mixed."""
+    """Returns the images that the model sees in a training step, and their targets, labels unless mixed.
+
+    Args:
+      augment: (float32 images in [0, 1], keys[batch]) -> images.
+      normalize: float32 images in [0, 1] -> what the model sees.
+      augment_normalized: as augment, on normalised images.
+      mix: (normalised images, labels, key of the step) -> images, float32[batch, classes]; None: no mixing.
+    """
     position_keys = jax.vmap(jax.random.fold_in, (None, 0))
     keys = position_keys(_stream(seed, step, AUGMENTATION), batch['position'])
     images = augment_normalized(normalize(augment(to_float(batch['image']), keys)), keys)

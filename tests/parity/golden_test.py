@@ -98,7 +98,12 @@ def losses_of_steps(config, model, variables, side, rates):
     params = variables['params']
     state = TrainState(jnp.int32(0), params, variables.get('batch_stats', {}), optimizer.init(params), None)
     step = jax.jit(
-        create_train_step(config, model, optimizer, augment=lambda images, keys: images, normalize=normalize)
+        create_train_step(
+            config,
+            model,
+            optimizer,
+            augment_batch=lambda batch, step: (normalize(to_float(batch['image'])), batch['label']),
+        )
     )
     losses = []
     for index, rate in enumerate(rates):

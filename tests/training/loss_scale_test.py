@@ -13,7 +13,7 @@ from training.loss_scale import LossScale, all_finite, create_loss_scale, next_l
 from training.optimizers import create_optimizer
 from training.run import run
 from training.state import create_state
-from training.steps import create_train_step
+from training.steps import create_train_step, to_float
 
 
 def scales(*overflows, initial=8.0, steps=0, growth_interval=2, **keys):
@@ -69,7 +69,7 @@ def take_step(initial, *, factor=1.0, parts=1, devices=0):
     model, optimizer = Model(factor), create_optimizer(config.optimizer)
     scale = create_loss_scale(config.loss_scale)
     before = create_state(model, optimizer, (2, 2, 1), seed=0, ema=True, loss_scale=scale)
-    functions = {'augment': lambda images, keys: images, 'normalize': lambda images: images}
+    functions = {'augment_batch': lambda batch, step: (to_float(batch['image']), batch['label'])}
     images = np.random.default_rng(0).integers(0, 256, (8, 2, 2, 1), np.uint8)
     batch = {'image': images, 'label': np.arange(8) % 4, 'position': np.arange(8)}
     rates = {'learning_rate': jnp.float32(0.1)}

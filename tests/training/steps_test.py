@@ -1,3 +1,5 @@
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,13 @@ from configs import default
 from training.losses import cross_entropy
 from training.optimizers import create_optimizer
 from training.state import create_state
-from training.steps import create_predict_step, create_train_step, evaluation_sums, to_float
+from training.steps import (
+    augment_batch,
+    create_predict_step,
+    create_train_step,
+    evaluation_sums,
+    to_float,
+)
 
 SHAPE = (3, 3, 1)
 
@@ -44,8 +52,9 @@ def take_steps(
     config.update_from_flattened_dict(keys)
     model, optimizer = Model(dropout), create_optimizer(config.optimizer)
     states = [create_state(model, optimizer, SHAPE, seed=0, ema=bool(config.ema.decay))]
-    functions = {'normalize': lambda images: images, **(functions or {})}
-    step = jax.jit(create_train_step(config, model, optimizer, augment=augment, **functions))
+    functions = {'augment': augment, 'normalize': lambda images: images, **(functions or {})}
+    prepare = partial(augment_batch, seed=0, **functions)
+    step = jax.jit(create_train_step(config, model, optimizer, augment_batch=prepare))
     for _ in range(count):
         state, sums = step(states[-1], batch(), {'learning_rate': jnp.float32(rate)})
         states.append(state)
