@@ -7,7 +7,7 @@
   python evaluate.py --workdir=DIR --distortions=FOLDER [--predictions=FILE.csv]
 
 Each also takes [--checkpoint=best|best_verification|last|STEP] [--data_dir=DIR].
-Writes evaluations/<checkpoint>-<dataset>-<split>.json, <checkpoint>-<pairs>.json or
+Writes evaluations/<checkpoint>-<dataset>-<split>.json, <checkpoint>-<pairs>[-flip].json or
 distortions-<checkpoint>-<folder>.json in the workdir, and plots beside the run's.
 """
 

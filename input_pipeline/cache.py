@@ -9,7 +9,6 @@ place, the .npz last, so a reader, or a second process that builds the same, nev
 
 import contextlib
 import time
-import uuid
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from input_pipeline import DataError
+from input_pipeline.writing import written
 
 _CHECKED_BYTES = 2**28  # larger arrays are checked in evenly spaced images only
 
@@ -53,41 +53,33 @@ def write(
         DataError: where it cannot be written (no permission, full disk).
     """
     images_path, rest_path = folder / f'{split}.npy', folder / f'{split}.npz'
-    suffix = f'.{uuid.uuid4().hex}.tmp'
-    temporary = [path.with_name(path.name + suffix) for path in (images_path, rest_path)]
     labels, ids = [], []
     header = {'descr': '|u1', 'fortran_order': False, 'shape': shape}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(folder, split)
-        with open(temporary[0], 'wb') as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            for images, chunk_labels, chunk_ids in chunks:
-                file.write(images.data)
-                labels.append(chunk_labels)
-                ids.extend(chunk_ids)
-        rest = {
-            'labels': np.concatenate(labels),
-            'ids': np.array(ids),
-            'class_names': np.array(class_names),
-            'shape': shape,
-            'fingerprint': fingerprint,
-            'checksum': _checksum(np.load(temporary[0], mmap_mode='r')),
-        }
-        with open(temporary[1], 'wb') as file:
-            np.savez(file, **rest)
-        for source, target in zip(temporary, (images_path, rest_path), strict=True):
-            source.replace(target)
+        with written(rest_path) as rest_file, written(images_path) as images_file:  # the images come first
+            with open(images_file, 'wb') as file:
+                np.lib.format.write_array_header_1_0(file, header)
+                for images, chunk_labels, chunk_ids in chunks:
+                    file.write(images.data)
+                    labels.append(chunk_labels)
+                    ids.extend(chunk_ids)
+            rest = {
+                'labels': np.concatenate(labels),
+                'ids': np.array(ids),
+                'class_names': np.array(class_names),
+                'shape': shape,
+                'fingerprint': fingerprint,
+                'checksum': _checksum(np.load(images_file, mmap_mode='r')),
+            }
+            with open(rest_file, 'wb') as file:
+                np.savez(file, **rest)
     except OSError as error:
         raise DataError(
             f'Cannot write the cache of decoded images, {np.prod(shape) / 1e6:,.0f} MB, to {folder}: '
             f'{error.strerror or error}. Make it writable, free space there, or choose another folder with '
             '--config.dataset.cache_dir=DIR.'
         ) from error
-    finally:
-        for path in temporary:
-            with contextlib.suppress(OSError):  # moved into place, or never made
-                path.unlink()
 
 
 def read_index(folder: Path, split: str, fingerprint: str) -> dict[str, np.ndarray] | None:
@@ -102,16 +94,9 @@ def read_index(folder: Path, split: str, fingerprint: str) -> dict[str, np.ndarr
 
 def write_index(folder: Path, split: str, fingerprint: str, labels: np.ndarray, ids: list[str]) -> None:
     """Stores what a split that stays encoded needs beside its records; where it cannot, it stores nothing."""
-    path = index_path(folder, split)
-    temporary = path.with_name(f'{path.name}.{uuid.uuid4().hex}.tmp')
-    with contextlib.suppress(OSError):  # then the next run reads the records again
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with open(temporary, 'wb') as file:
-                np.savez(file, labels=labels, ids=np.array(ids), fingerprint=fingerprint)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    # Where that fails, the next run reads the records again.
+    with contextlib.suppress(OSError), written(index_path(folder, split)) as path, open(path, 'wb') as file:
+        np.savez(file, labels=labels, ids=np.array(ids), fingerprint=fingerprint)
 
 
 def index_path(folder: Path, split: str) -> Path:

@@ -3,6 +3,8 @@
 What streaming workers carry over and read from, so this imports little.
 """
 
+import contextlib
+import resource
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -77,6 +79,10 @@ class EncodedImages:
     def _readers(self) -> list:
         from array_record.python import array_record_module
 
+        # Each holds its file open, and a shell allows 1,024 unless it is asked for more.
+        with contextlib.suppress(OSError, ValueError):  # macOS says infinity, and refuses it
+            _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         return [array_record_module.ArrayRecordReader(path) for path in self._paths]
 
     def __getstate__(self) -> dict:

@@ -7,7 +7,6 @@ goes on with the shards it finished. Workers import this file, so it imports lit
 import hashlib
 import json
 import multiprocessing
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -16,6 +15,7 @@ from typing import NamedTuple
 
 from input_pipeline import conversion, folders
 from input_pipeline.workers import follow_parent
+from input_pipeline.writing import written
 
 _IMAGES = 2000  # in a shard
 _BYTES = 100e6
@@ -97,25 +97,24 @@ def _write_shard(folder: Path, work: Path, shard: Shard) -> dict:
     from tensorflow_datasets.proto import tf_example_pb2
 
     path = work / f'{shard.name}.array_record'
-    partial = _partial(path)
     unreadable, digests, size = [], {}, 0
-    writer = array_record_module.ArrayRecordWriter(str(partial), 'group_size:1')
-    for item in shard.items:
-        try:
-            image, digests[item.id] = conversion.standardize((folder / item.id).read_bytes())
-        except (OSError, conversion.UnreadableImage) as error:
-            unreadable.append([item.id, getattr(error, 'strerror', None) or str(error)])
-            continue
-        example = tf_example_pb2.Example()
-        feature = example.features.feature
-        feature['image'].bytes_list.value.append(image)
-        feature['label'].int64_list.value.append(item.label)
-        feature['id'].bytes_list.value.append(item.id.encode())
-        record = example.SerializeToString(deterministic=True)
-        writer.write(record)
-        size += len(record)
-    writer.close()
-    partial.replace(path)
+    with written(path) as file:
+        writer = array_record_module.ArrayRecordWriter(str(file), 'group_size:1')
+        for item in shard.items:
+            try:
+                image, digests[item.id] = conversion.standardize((folder / item.id).read_bytes())
+            except (OSError, conversion.UnreadableImage) as error:
+                unreadable.append([item.id, getattr(error, 'strerror', None) or str(error)])
+                continue
+            example = tf_example_pb2.Example()
+            feature = example.features.feature
+            feature['image'].bytes_list.value.append(image)
+            feature['label'].int64_list.value.append(item.label)
+            feature['id'].bytes_list.value.append(item.id.encode())
+            record = example.SerializeToString(deterministic=True)
+            writer.write(record)
+            size += len(record)
+        writer.close()
     content = {'bytes': size, 'unreadable': unreadable, 'digests': digests}
     write_json(work / f'{shard.name}.json', content)
     return content
@@ -131,10 +130,5 @@ def read_json(path: Path) -> dict | None:
 
 def write_json(path: Path, content: dict) -> None:
     """Writes it at once or not at all."""
-    partial = _partial(path)
-    partial.write_text(json.dumps(content, ensure_ascii=False, indent=1), 'utf-8')
-    partial.replace(path)
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f'{path.name}.{uuid.uuid4().hex}.partial')
+    with written(path) as file:
+        file.write_text(json.dumps(content, ensure_ascii=False, indent=1), 'utf-8')

@@ -7,6 +7,7 @@ JSON is read without importing tensorflow_datasets, which takes a second.
 import hashlib
 import io
 import json
+import math
 import os
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -18,7 +19,7 @@ from PIL import Image
 
 from input_pipeline import DataError, decoding
 
-_CHUNK = 1000  # records
+_CHUNK_BYTES = 2**24  # of decoded images
 
 
 @dataclass(frozen=True)
@@ -150,16 +151,16 @@ class Records:
     def __len__(self) -> int:
         return sum(length for _, length in self.shards)
 
-    def encoded(self) -> Iterator[tuple[list[bytes], np.ndarray, list[str]]]:
-        """Yields, a thousand at a time: encoded images, labels int32[k] and ids."""
+    def encoded(self, size: int = 1000) -> Iterator[tuple[list[bytes], np.ndarray, list[str]]]:
+        """Yields, up to `size` at a time: encoded images, labels int32[k] and ids."""
         from tensorflow_datasets.proto import tf_example_pb2
 
         read = 0
         for path, length in self.shards:
             reader = self._open(path)
-            for start in range(0, length, _CHUNK):
+            for start in range(0, length, size):
                 try:
-                    records = reader.read(start, min(start + _CHUNK, length))
+                    records = reader.read(start, min(start + size, length))
                     # Parsed here rather than with TFDS's features, which take seven times as long.
                     examples = [
                         tf_example_pb2.Example.FromString(record).features.feature for record in records
@@ -183,10 +184,10 @@ class Records:
                 read += len(records)
 
     def decoded(self, processes: int) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
-        """Yields, a thousand at a time: images uint8[k, height, width, channels], labels int32[k] and ids."""
-        done = 0
+        """Yields the same with the images decoded: uint8[k, height, width, channels]."""
+        done, size = 0, min(1000, max(1, _CHUNK_BYTES // math.prod(self.shape)))
         try:
-            for chunk in decoding.decode_all(self.encoded(), self.shape, processes, resize=self.resize):
+            for chunk in decoding.decode_all(self.encoded(size), self.shape, processes, resize=self.resize):
                 yield chunk
                 done += len(chunk[0])
         except decoding.UndecodableImage as error:

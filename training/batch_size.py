@@ -15,7 +15,8 @@ from input_pipeline.loaders import Resident
 from training import ConfigError
 from training import config as configuration
 from training.console import Console
-from training.experiment import Experiment, check_augmentation, create_experiment, resolve
+from training.experiment import Experiment, create_experiment, resolve
+from training.host_memory import is_out_of_memory
 from training.schedules import Plateau, hyperparameters
 
 FIRST = 32
@@ -61,7 +62,6 @@ def find_batch_size(config: ConfigDict, devices: Sequence[jax.Device] | None = N
     before = config.batch_size
     config.batch_size = unit = len(devices) * config.optimizer.accumulation_steps
     experiment = create_experiment(config, devices)
-    check_augmentation(config.augmentation, experiment.dataset.image_shape)
     loader = experiment.loaders['train']
     data = experiment.execution.place_data(loader.arrays) if isinstance(loader, Resident) else None
     trials, reason = [], f'the {loader.size:,} training images are no more'
@@ -70,7 +70,7 @@ def find_batch_size(config: ConfigDict, devices: Sequence[jax.Device] | None = N
         try:
             trial = _try(experiment, batch_size, data)
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             reason = f'{batch_size:,} do not fit in memory'
             break
@@ -132,10 +132,6 @@ def _try(experiment: Experiment, batch_size: int, data: Any) -> Trial:
     while sum(seconds) < SECONDS or len(seconds) < 3:
         seconds.append(run(count))
     return Trial(batch_size, batch_size * count / float(np.median(seconds)), needed)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error)
 
 
 def _table(trials: Sequence[Trial], chosen: int, device: str) -> Table:

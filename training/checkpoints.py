@@ -35,16 +35,20 @@ class Checkpoints:
         )
 
     def save(self, name: str, step: int, tree: Any, metadata: dict) -> None:
-        """Writes a pytree of arrays and a JSON object in the background, in place of any as new or newer."""
-        for other in self._managers.values():  # in order: the `best` that `last` speaks of is there before it
-            other.wait_until_finished()
+        """Writes a pytree of arrays and a JSON object in the background, in place of any as new or newer.
+
+        Raises:
+          CheckpointError: this one or the one before cannot be written.
+        """
+        with self._finishing():  # in order: the `best` that `last` speaks of is there before it
+            for other in self._managers.values():
+                other.wait_until_finished()
         self.delete_from(name, step)
-        self._manager(name).save(
-            step,
-            args=ocp.args.Composite(
-                arrays=ocp.args.StandardSave(_flatten(tree)), metadata=ocp.args.JsonSave(metadata)
-            ),
+        arguments = ocp.args.Composite(
+            arrays=ocp.args.StandardSave(_flatten(tree)), metadata=ocp.args.JsonSave(metadata)
         )
+        with self._finishing():
+            self._manager(name).save(step, args=arguments)
 
     def delete_from(self, name: str, step: int) -> None:
         """Deletes what the folder `name` has of this step and later ones."""
@@ -91,10 +95,11 @@ class Checkpoints:
         return jax.tree.unflatten(jax.tree.structure(template), [flat[key] for key in _flatten(template)])
 
     def close(self) -> None:
-        """Waits until everything is on disk."""
-        for manager in self._managers.values():
-            manager.close()
-        self._managers.clear()
+        """Waits until everything is on disk. Raises CheckpointError where it cannot be written."""
+        managers, self._managers = self._managers, {}
+        with self._finishing():
+            for manager in managers.values():
+                manager.close()
 
     def _manager(self, name: str) -> ocp.CheckpointManager:
         if name not in self._managers:
@@ -112,6 +117,16 @@ class Checkpoints:
         return self._managers[name]
 
     @contextlib.contextmanager
+    def _finishing(self):
+        try:
+            yield
+        except Exception as error:  # of many kinds, from Orbax's threads
+            raise CheckpointError(
+                f'a checkpoint cannot be written to {self.directory} (… {_first_line(error)[-120:]}); what '
+                'was saved before is kept. Make room there and run the same command again.'
+            ) from error
+
+    @contextlib.contextmanager
     def _explained(self, name, step):
         try:
             yield
@@ -120,7 +135,7 @@ class Checkpoints:
             others = [s for s in self.steps(name) if s != step]
             way_out = f'delete that folder to use step {others[-1]}' if others else 'there is no other to use'
             raise CheckpointError(
-                f'the checkpoint {path} cannot be read ({_first_line(error)}); {way_out}'
+                f'the checkpoint {path} cannot be read ({_first_line(error)[:200]}); {way_out}'
             ) from error
 
 
@@ -131,7 +146,7 @@ def _is_empty(folder: Path) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _flatten(tree: Any) -> dict[str, Any]:

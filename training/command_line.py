@@ -14,6 +14,7 @@ from absl import flags, logging
 from configs import default
 from input_pipeline import DataError
 from training import CheckpointError, ConfigError, NonFiniteLoss
+from training.host_memory import is_out_of_memory, keep_freed_memory
 from training.keys import flatten, nearest_key
 
 
@@ -66,6 +67,14 @@ def explained() -> Iterator[None]:
         yield
     except (ConfigError, DataError, CheckpointError, NonFiniteLoss) as error:
         sys.exit(f'error: {error}')
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).strip().partition('\n')[0]
+        sys.exit(
+            'error: the memory does not suffice. Take a smaller --config.batch_size, which --find_batch_size '
+            f'of train.py finds, or --config.optimizer.accumulation_steps=2 ({reason or "MemoryError"}).'
+        )
     except KeyboardInterrupt:
         print('stopped; nothing new was there to save', file=sys.stderr)
         sys.exit(130)
@@ -85,8 +94,6 @@ def prepare_jax() -> None:
     JAX_COMPILATION_CACHE_DIR may move that.
     """
     import jax
-
-    from training.host_memory import keep_freed_memory
 
     keep_freed_memory()
     logging.set_verbosity(logging.WARNING)  # Orbax says a page per checkpoint

@@ -40,7 +40,7 @@ def conclude(
     Returns:
       What results.json says, and {name: path} of the plots.
     """
-    best_variables = _restore(experiment, checkpoints, 'best')
+    best_variables = _restore(experiment, checkpoints, 'best', progress.best_epoch)
     split = next((name for name in ('test', 'val') if name in experiment.loaders), None)
     if split == 'val' and experiment.dataset.num_classes > MATRIX_CLASSES:
         split = None  # only the matrix would be new
@@ -77,7 +77,7 @@ def conclude(
         )
     if verifier is None:
         return results, drawn
-    best_variables = _restore(experiment, checkpoints, 'best_verification')
+    best_variables = _restore(experiment, checkpoints, 'best_verification', progress.best_verification_epoch)
     of_pairs, drawn_pairs = verifier.conclude(
         records,
         {'last': last_variables, 'best': experiment.execution.replicate(best_variables)},
@@ -88,8 +88,8 @@ def conclude(
     return results | of_pairs, drawn | drawn_pairs
 
 
-def _restore(experiment: Experiment, checkpoints: Checkpoints, name: str) -> Any:
-    return restore_variables(experiment, checkpoints, name, checkpoints.steps(name)[-1])
+def _restore(experiment: Experiment, checkpoints: Checkpoints, name: str, epoch: int) -> Any:
+    return restore_variables(experiment, checkpoints, name, epoch * experiment.steps)
 
 
 def _draw(

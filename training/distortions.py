@@ -172,7 +172,10 @@ def _find_labels(
     elif not config.test_split:
         raise Unlabelled(f'there is no {path}, and this run has no test split')
     else:
-        test = find_loader(experiment, config.name, 'test')
+        try:
+            test = find_loader(experiment, config.name, 'test')
+        except DataError as error:
+            raise Unlabelled(f'there is no {path}, and of test: {error}') from error
         if (order := _original_order(test.ids)) is None:
             raise Unlabelled(f'there is no {path}, and the ids of test do not tell its original order')
         labels = test.labels[order]

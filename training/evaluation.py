@@ -1,5 +1,6 @@
 """A model on a whole split: its losses after every epoch, and all there is to say about a checkpoint."""
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
@@ -19,6 +20,7 @@ from training.checkpoints import KEPT, Checkpoints
 from training.evaluation_metrics import summarize
 from training.experiment import Experiment, create_experiment, resolve, select_loader, stored_split
 from training.feeds import StreamingFeed
+from training.host_memory import available_bytes
 from training.parallel import SUMS
 from training.processes import in_turn
 from training.tracking import write_csv, write_json
@@ -40,10 +42,11 @@ class Evaluator:
     def metrics(self, run: Callable, variables: Any) -> dict[str, float]:
         """Returns mean loss (nats) and accuracy, by `run` of compile_evaluate."""
         stride = self._rows if self._execution.many_steps and self._resident else 1
-        parts = [
-            self._execution.fetch(run(variables, data, self._order, start, start + stride))
-            for start, data in self._feed(stride)
-        ]
+        parts = list(
+            self._fetched(
+                run(variables, data, self._order, start, start + stride) for start, data in self._feed(stride)
+            )
+        )
         totals = {name: sum(float(part[name].sum(dtype=np.float64)) for part in parts) for name in SUMS}
         return {
             'loss': totals['loss'] / totals['count'],
@@ -55,14 +58,8 @@ class Evaluator:
 
         Raises NonFiniteLoss where they are not finite.
         """
-        batches, waiting = [], None  # the batch before, fetched while the next one is computed
-        for row, data in self._feed(1):
-            running = run(variables, data, self._order, row)
-            if waiting is not None:
-                batches.append(self._execution.fetch(waiting))
-            waiting = running
-        batches.append(self._execution.fetch(waiting))
-        rows = np.concatenate(batches)[: self._loader.size]
+        batches = self._fetched(run(variables, data, self._order, row) for row, data in self._feed(1))
+        rows = np.concatenate(list(batches))[: self._loader.size]
         finite = np.isfinite(rows).all(axis=1)
         if not finite.all():
             raise NonFiniteLoss(
@@ -70,6 +67,14 @@ class Evaluator:
                 f'{self._loader.ids[finite.argmin()]}: the weights have diverged, or the images are damaged.'
             )
         return rows
+
+    def _fetched(self, results: Iterator[Any]) -> Iterator[Any]:
+        """Yields each result as NumPy arrays, fetched while the next one is computed."""
+        waiting = next(results)
+        for running in results:
+            yield self._execution.fetch(waiting)
+            waiting = running
+        yield self._execution.fetch(waiting)
 
     def _feed(self, stride: int) -> Iterator[tuple[int, Any]]:
         """Yields every `stride`-th row of the order and what its images are gathered from."""
@@ -170,8 +175,8 @@ def saved_config(workdir: Path, data_dir: str | None = None) -> ConfigDict:
     if not saved.exists():
         raise CheckpointError(f'{workdir} holds no run: there is no {saved}. Pass the --workdir of train.py.')
     config = ConfigDict(json.loads(saved.read_text()))
-    if data_dir is not None:
-        config.dataset.data_dir = data_dir
+    if data_dir is not None:  # another machine may be meant
+        config.dataset.update(data_dir=data_dir, manual_dir='', cache_dir='')
     return config
 
 
@@ -180,15 +185,15 @@ def restore(
 ) -> tuple[Experiment, Any, int]:
     """Returns the experiment of a run, and its checkpoint's variables (on the devices) and step."""
     devices = devices or jax.devices()
-    checkpoints = Checkpoints(workdir / 'checkpoints', read_only=True)
-    name, step = _find(checkpoints, checkpoint)
-    config.model.convolution = 'auto'
+    config.model.convolution = config.dataset.loader = 'auto'
     config.batch_size += -config.batch_size % (len(devices) * config.optimizer.accumulation_steps)
     config.verification.pairs = ''  # those of training are not needed
-    # It needs no image of the training set.
-    trained_on = sources.Dataset.described(checkpoints.metadata(name, step)['dataset'])
-    experiment = create_experiment(resolve(config, devices), devices, trained_on)
-    variables = experiment.execution.replicate(restore_variables(experiment, checkpoints, name, step))
+    with contextlib.closing(Checkpoints(workdir / 'checkpoints', read_only=True)) as checkpoints:
+        name, step = _find(checkpoints, checkpoint)
+        # It needs no image of the training set.
+        trained_on = sources.Dataset.described(checkpoints.metadata(name, step)['dataset'])
+        experiment = create_experiment(resolve(config, devices), devices, trained_on)
+        variables = experiment.execution.replicate(restore_variables(experiment, checkpoints, name, step))
     return experiment, variables, step
 
 
@@ -243,7 +248,7 @@ def find_loader(
         config.update(name=dataset, folder='', train_split='train', validation=0, validation_split='')
     config.test_split = (config.test_split if own else '') or 'test'
     config.validation_split = config.validation_split or 'val'  # the dataset's, where none was held out
-    stored, memory = stored_split(config, split), experiment.execution.free_bytes()
+    stored, memory = stored_split(config, split), min(experiment.execution.free_bytes(), available_bytes())
     loaded = in_turn(lambda: sources.load(config, (stored,), memory=memory))
     if own:
         check_classes(trained_on.class_names, loaded)

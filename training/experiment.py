@@ -22,6 +22,7 @@ from input_pipeline.splits import carve_validation
 from input_pipeline.streaming import Streaming
 from jax_models import create_model, summary
 from training import ConfigError, pairs
+from training.host_memory import available_bytes
 from training.loss_scale import create_loss_scale
 from training.optimizers import create_optimizer
 from training.parallel import Execution
@@ -46,7 +47,7 @@ def resolve(config: ConfigDict, devices: Sequence[jax.Device]) -> ConfigDict:
         config.dataset.name = prepare.folder_dataset_name(config.dataset.name, config.dataset.folder)
     on_cpu = devices[0].platform == 'cpu'
     if config.precision == 'auto':
-        config.precision = 'float32' if on_cpu else 'bfloat16'
+        config.precision = 'bfloat16' if _convolves_bfloat16(devices[0]) else 'float32'
     if config.parallel == 'auto':
         config.parallel = 'jit'
     if config.model.convolution == 'auto':
@@ -59,6 +60,14 @@ def resolve(config: ConfigDict, devices: Sequence[jax.Device]) -> ConfigDict:
     if config.schedule.plateau_metric == 'auto':
         config.schedule.plateau_metric = f'{selection_split(config) or "train"}_loss'
     return config
+
+
+def _convolves_bfloat16(device: jax.Device) -> bool:
+    if device.platform == 'cpu':
+        return False
+    # NVIDIA's before Ampere have no units for it: XLA converts back and forth, which is slower than float32.
+    capability = str(getattr(device, 'compute_capability', '')).partition('.')[0]
+    return not capability.isdecimal() or int(capability) >= 8
 
 
 def selection_split(config: ConfigDict) -> str | None:
@@ -154,12 +163,12 @@ def create_experiment(
     execution = Execution(config.parallel, devices)
     _check_batch(config, execution.device_count)
     if dataset is None:
-        check = functools.partial(_check_model, config.model)
-        memory = execution.free_bytes()
+        memory = min(execution.free_bytes(), available_bytes())  # they are on the host first
         names = [stored_split(config.dataset, name) for name in ('train', 'val', 'test')]
         if labelled is not None:
             names.append(config.verification.split)
         names = list(dict.fromkeys(filter(None, names)))
+        check = functools.partial(_check_images, config)
         dataset = in_turn(lambda: sources.load(config.dataset, names, memory=memory, check=check))
     loaders = _create_loaders(config.dataset, dataset)
     steps, paired = 0, None
@@ -170,7 +179,9 @@ def create_experiment(
         name = config.verification.split
         paired = pairs.find_images(labelled, dataset.splits[name], name, dataset.image_shape)
 
-    mean, std = normalization.constants(config.dataset.normalization, dataset, config.dataset.train_split)
+    mean, std = in_turn(
+        lambda: normalization.constants(config.dataset.normalization, dataset, config.dataset.train_split)
+    )
     dataset = replace(dataset, constants=(mean, std))
     dtype = jnp.dtype(config.precision)
     model = create_model(
@@ -246,8 +257,13 @@ def stored_split(config: ConfigDict, name: str) -> str:
     return {'train': config.train_split, 'val': validation, 'test': config.test_split}.get(name, name)
 
 
+def _check_images(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> None:
+    """Raises ConfigError where model or augmentation do not fit the images, or the model its limit."""
+    _check_model(config.model, image_shape, num_classes)
+    _check_augmentation(config.augmentation, image_shape)
+
+
 def _check_model(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> None:
-    """Raises ConfigError where the model does not fit the images, or is larger than `max_parameters`."""
     model = create_model(config, num_classes=num_classes)
     try:
         variables = summary.abstract_variables(model, image_shape)
@@ -274,7 +290,7 @@ def _check_batch(config: ConfigDict, devices: int) -> None:
 
 
 def check_training(experiment: Experiment) -> None:
-    """Raises ConfigError where the batch or the augmentation does not fit the training images."""
+    """Raises ConfigError where the batch does not fit the training images."""
     config, size = experiment.config, experiment.loaders['train'].size
     devices = experiment.execution.device_count
     rest = size % config.batch_size
@@ -291,11 +307,9 @@ def check_training(experiment: Experiment) -> None:
             f'{unit} ({devices} devices x {config.optimizer.accumulation_steps} accumulation steps); set '
             '--config.dataset.drop_last=True or change batch_size'
         )
-    check_augmentation(config.augmentation, experiment.dataset.image_shape)
 
 
-def check_augmentation(config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
-    """Raises ConfigError where the augmentation does not fit the images."""
+def _check_augmentation(config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
     side, channels = min(image_shape[:2]), image_shape[-1]
     if config.crop_padding > side or (config.crop_mode == 'reflect' and config.crop_padding >= side):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""How a CPU's memory is kept from one training step to the next."""
+"""How much memory there is, and how a CPU's is kept from one training step to the next."""
 
 import ctypes
 import math
@@ -7,6 +7,14 @@ import platform
 from pathlib import Path
 
 # Parameters of glibc's mallopt.
+_MEMINFO = Path('/proc/meminfo')
+# Of a container (version 2 and 1 of Linux's control groups): folder, limit, use.
+_CGROUPS = [
+    (Path('/sys/fs/cgroup'), 'memory.max', 'memory.current'),
+    (Path('/sys/fs/cgroup/memory'), 'memory.limit_in_bytes', 'memory.usage_in_bytes'),
+]
+_GPUS = '/dev/nvidiactl', '/dev/dxg', '/dev/kfd'  # NVIDIA's, under WSL, AMD's
+
 M_ARENA_MAX, M_MMAP_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -8, -4, -3, -1
 
 
@@ -33,15 +41,31 @@ def return_large_blocks(step_bytes: int) -> None:
 
 
 def available_bytes() -> float:
-    """Returns the memory that is free in this machine."""
+    """Returns the memory that is free in this machine, or to this container where that is less."""
     try:
-        lines = Path('/proc/meminfo').read_text().splitlines()
+        lines = _MEMINFO.read_text().splitlines()
     except OSError:
         return math.inf  # not Linux
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith('MemAvailable'))
+    free = next(1024 * int(line.split()[1]) for line in lines if line.startswith('MemAvailable'))
+    for folder, limit, used in _CGROUPS:
+        try:
+            statistics = dict(line.split() for line in (folder / 'memory.stat').read_text().splitlines())
+            # What was read from files is given back when it is needed.
+            held = int((folder / used).read_text()) - int(statistics['inactive_file'])
+            free = min(free, int((folder / limit).read_text()) - held)
+        except (OSError, KeyError, ValueError):
+            pass  # no such group, or `max`: no limit
+    return free
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the host or, as JAX says it, a device has too little memory."""
+    # By its name, since importing JAX takes seconds. A full disk is RESOURCE_EXHAUSTED too, but a ValueError.
+    of_device = type(error).__name__ == 'JaxRuntimeError' and 'RESOURCE_EXHAUSTED' in str(error)
+    return of_device or isinstance(error, MemoryError)
 
 
 def _set(parameter: int, value: int) -> None:
-    on_cpu = os.environ.get('JAX_PLATFORMS') == 'cpu' or not Path('/dev/nvidiactl').exists()
+    on_cpu = os.environ.get('JAX_PLATFORMS') == 'cpu' or not any(Path(path).exists() for path in _GPUS)
     if on_cpu and platform.libc_ver()[0] == 'glibc':
         ctypes.CDLL(None).mallopt(parameter, value)

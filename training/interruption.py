@@ -13,7 +13,7 @@ class Interrupted(Exception):
 
 
 class Interruption:
-    """Within `with`, turns the first SIGTERM or SIGINT into a request; a second SIGINT exits at once.
+    """Within `with`, turns the first SIGTERM or SIGINT into a request; another SIGINT then exits at once.
 
     Attributes:
       received: the signal that this process got.

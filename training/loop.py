@@ -339,7 +339,7 @@ class Training:
             verifier=self._verifier,
         )
         results['last_start_seconds'] = time.monotonic() - started
-        best = self.checkpoints.steps('best')[-1]
+        best = self.progress.best_epoch * self.experiment.steps
         self.tracker.log_plots(drawn)
         self.tracker.finish(results, self.checkpoints.directory / 'best' / str(best))
         return results

@@ -1,6 +1,5 @@
 """Plots of a run, as one would put them into a report. Each is written at once and its path returned."""
 
-import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+
+from input_pipeline.writing import written
 
 # Okabe and Ito's colours, told apart with any colour vision.
 SPLITS = {
@@ -300,8 +301,6 @@ def _shortened(text: str, length: int) -> str:
 def save(figure: Figure, path: Path) -> Path:
     """Writes a PNG at once or not at all, and returns its path."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + '.partial')
-    figure.savefig(partial, format='png')
-    os.replace(partial, path)
+    with written(path) as file:
+        figure.savefig(file, format='png')
     return path

@@ -91,7 +91,8 @@ def find_launch(
 
 def _local_devices(alone: bool, number: str, environ: Mapping[str, str]) -> list[int]:
     """All that it sees where it is alone or was given its own; else the one of its number on the machine."""
-    given_one = environ.get('CUDA_VISIBLE_DEVICES', '').isdecimal()
+    given = environ.get('CUDA_VISIBLE_DEVICES', '')
+    given_one = bool(given) and ',' not in given  # a number, or the UUID of a GPU or of a part of one
     return [] if alone or given_one else [int(environ[number])]
 
 

@@ -4,7 +4,6 @@ import csv
 import itertools
 import json
 import math
-import os
 import secrets
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,13 +12,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from input_pipeline.writing import written
+
 
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` to `path` at once or not at all; NaN and infinity become null, arrays lists."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + '.partial')
-    partial.write_text(json.dumps(_plain(value), indent=2, allow_nan=False) + '\n')
-    os.replace(partial, path)
+    with written(path) as file:
+        file.write_text(json.dumps(_plain(value), indent=2, allow_nan=False) + '\n')
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
@@ -74,9 +73,8 @@ class Tracker:
                     ) from None
         records = [record for record in records if record['epoch'] <= epoch]
         if self._active:
-            partial = self._metrics.with_name('metrics.jsonl.partial')
-            partial.write_text(''.join(map(_line, records)))
-            os.replace(partial, self._metrics)
+            with written(self._metrics) as file:
+                file.write_text(''.join(map(_line, records)))
         return records
 
     def log_epoch(self, record: Mapping[str, Any]) -> None:

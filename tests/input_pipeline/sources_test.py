@@ -58,7 +58,7 @@ def test_several_processes_decode_as_one_does(dataset_config, tiny, monkeypatch)
     alone = sources.load(dataset_config, ['train']).splits['train']
     dataset_config.cache_dir += '2'
     monkeypatch.setattr(decoding, 'process_count', lambda images: 2)
-    monkeypatch.setattr(records, '_CHUNK', 5)
+    monkeypatch.setattr(records, '_CHUNK_BYTES', 5 * 8 * 8 * 3)
     together = sources.load(dataset_config, ['train']).splits['train']
     np.testing.assert_array_equal(together.images, alone.images)
     np.testing.assert_array_equal(together.labels, alone.labels)
@@ -107,7 +107,7 @@ def test_damaged_description_is_named(dataset_config, tiny, file):
 
 
 def test_undecodable_image_is_named(dataset_config, tiny, monkeypatch):
-    monkeypatch.setattr(records, '_CHUNK', 5)
+    monkeypatch.setattr(records, '_CHUNK_BYTES', 5 * 8 * 8 * 3)
     monkeypatch.setattr(decoding, '_FORMATS', ('GIF',))
     with pytest.raises(DataError, match='image in record 0 is damaged'):
         sources.load(dataset_config)

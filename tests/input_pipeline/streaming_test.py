@@ -3,6 +3,7 @@
 import itertools
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -85,6 +86,16 @@ def test_evaluation_batches_are_the_split_in_order_and_padded(splits):
     assert [len(batch['image']) for batch in batches] == [4, 4, 4]
     images = np.concatenate([batch['image'] for batch in batches])
     np.testing.assert_array_equal(images[:9], decoded.images)
+
+
+def test_more_files_can_be_open_than_a_shell_allows(splits):
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most - 1, most))
+    try:
+        splits[1].splits['train'].images[:1]
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (most, most)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
 
 
 def test_images_are_resized_as_for_the_cache(tiny, dataset_config):

@@ -40,6 +40,14 @@ def test_what_is_saved_is_restored(checkpoints):
     assert checkpoints.metadata('last', 7) == {'epoch': 3}
 
 
+def test_what_cannot_be_written_is_said(checkpoints, tmp_path):
+    saved(checkpoints, 7)
+    (tmp_path / 'best').touch()  # where a folder has to be
+    with pytest.raises(CheckpointError, match=f'cannot be written to {tmp_path}.*what was saved before'):
+        saved(checkpoints, 7, name='best')
+    assert checkpoints.steps('last') == [7]
+
+
 def test_two_are_kept(checkpoints):
     saved(checkpoints, 1, 2, 3)
     saved(checkpoints, 1, 2, name='best')

@@ -91,6 +91,19 @@ def test_flags_that_would_be_ignored_are_refused(arguments, answer):
                 evaluate._check_flags()
 
 
+@pytest.mark.parametrize(
+    ('error', 'reason'),
+    [
+        (MemoryError(), 'MemoryError'),
+        (jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Cannot allocate 9 bytes.\nA page'), '9 bytes'),
+    ],
+)
+def test_lack_of_memory_is_explained(error, reason):
+    with pytest.raises(SystemExit, match=f'memory .*batch_size.*{reason}') as stopped, explained():
+        raise error
+    assert '\n' not in stopped.value.code
+
+
 def test_ctrl_c_in_a_callback_of_the_garbage_collector_is_not_forgotten(monkeypatch):
     class Interrupting:
         def __del__(self):

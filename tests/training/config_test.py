@@ -1,6 +1,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -262,6 +263,24 @@ def test_nothing_is_auto_once_resolved():
         assert resolved.early_stopping.metric == metric
         assert resolved.schedule.plateau_metric == metric.replace('accuracy', 'loss')
     assert config.precision == 'auto'  # resolve returns a copy
+
+
+@pytest.mark.parametrize(
+    ('platform', 'capability', 'precision'),
+    [
+        ('cpu', None, 'float32'),
+        ('gpu', '7.5', 'float32'),  # T4: no units for bfloat16
+        ('gpu', '8.0', 'bfloat16'),
+        ('gpu', '12.0', 'bfloat16'),
+        ('gpu', 'gfx90a', 'bfloat16'),
+        ('tpu', None, 'bfloat16'),
+    ],
+)
+def test_precision_suits_the_device(platform, capability, precision):
+    device = SimpleNamespace(platform=platform, compute_capability=capability)
+    config = default.get_config()
+    config.precision = 'auto'
+    assert resolve(config, [device]).precision == precision
 
 
 def test_folders_are_absolute_once_resolved(monkeypatch, tmp_path):

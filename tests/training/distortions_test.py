@@ -2,6 +2,7 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -82,6 +83,7 @@ def test_ids_tell_the_original_order(workdir, folder, monkeypatch):
         (lambda row: f'test_cat_s_{2 * row}', TEST, 'test', 'the ids of test do not tell its original order'),
         (lambda row: f'test_{row}', 2, 'test', 'test has 360 labels for the 10 images of fade.npy'),
         (str, TEST, '', 'this run has no test split'),
+        (None, TEST, 'test', 'and of test: not here'),
     ],
 )
 def test_unlabelled_images_are_predicted(
@@ -90,7 +92,10 @@ def test_unlabelled_images_are_predicted(
     (folder / 'labels.npy').unlink()
     for path in folder.glob('*.npy'):
         np.save(path, np.load(path)[: 5 * images])
-    load_shuffled(monkeypatch, name)
+    if name is None:
+        monkeypatch.setattr(sources, 'load', Mock(side_effect=DataError('not here')))
+    else:
+        load_shuffled(monkeypatch, name)
     config = json.loads((workdir / 'config.json').read_text())
     config['dataset']['test_split'] = test_split
     (workdir / 'config.json').write_text(json.dumps(config))

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from training import host_memory
+
 # Page faults of each call of a function that needs 64 MiB.
 CALLS = """
 import resource, sys
@@ -30,3 +32,19 @@ def test_freed_memory_is_used_again_unless_it_is_too_large(step_bytes, kept):
     faults = list(map(int, done.stdout.split()))
     assert faults[0] > 1000, done.stderr
     assert (np.median(faults[40:]) < 1000) == kept
+
+
+@pytest.mark.parametrize(
+    ('limit', 'free'), [('max', 8 * 2**30), ('5000000', 5000000 - 3000000), ('99999999999', 8 * 2**30)]
+)
+def test_memory_of_a_container_counts(tmp_path, monkeypatch, limit, free):
+    for name, text in {
+        'meminfo': 'MemTotal: 16777216 kB\nMemAvailable: 8388608 kB\n',
+        'memory.max': f'{limit}\n',
+        'memory.current': '4000000\n',
+        'memory.stat': 'anon 3000000\ninactive_file 1000000\n',
+    }.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(host_memory, '_MEMINFO', tmp_path / 'meminfo')
+    monkeypatch.setattr(host_memory, '_CGROUPS', [(tmp_path, 'memory.max', 'memory.current')])
+    assert host_memory.available_bytes() == free

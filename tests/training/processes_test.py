@@ -22,6 +22,8 @@ MPI = {**MPI_5, 'OMPI_MCA_orte_hnp_uri': 'address'}
     [
         (None, SLURM, (None, None, None, 'slurm', [3])),  # one device each
         (None, {**SLURM, 'CUDA_VISIBLE_DEVICES': '0'}, (None, None, None, 'slurm', [])),  # srun gave each one
+        (None, {**SLURM, 'CUDA_VISIBLE_DEVICES': 'MIG-1a'}, (None, None, None, 'slurm', [])),  # a part of one
+        (None, {**SLURM, 'CUDA_VISIBLE_DEVICES': '0,1,2,3'}, (None, None, None, 'slurm', [3])),
         (None, {**SLURM, 'SLURM_GPUS_PER_TASK': '2'}, (None, None, None, 'slurm', [])),  # or several
         (None, {**SLURM, 'SLURM_STEP_NUM_TASKS': '2'}, (None, None, None, 'slurm', [])),  # all of its node
         (None, MPI, (None, 4, 2, 'ompi', [0])),
