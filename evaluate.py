@@ -2,7 +2,7 @@
 
   python evaluate.py --workdir=DIR [--split=test] [--dataset=NAME] [--predictions=FILE.csv]
   python evaluate.py --workdir=DIR --pairs=FILE [--scores=FILE.csv] [--flip]      (are both the same person?)
-  python evaluate.py --workdir=DIR --folder=PHOTOS --predictions=FILE.csv         (what is on them?)
+  python evaluate.py --workdir=DIR --folder=PHOTOS [--predictions=FILE.csv]       (what is on them?)
   python evaluate.py --workdir=DIR --features=FILE.npy [--split=ver_data] [--flip]
   python evaluate.py --workdir=DIR --distortions=FOLDER [--predictions=FILE.csv]
 
@@ -16,6 +16,8 @@ from pathlib import Path
 from absl import app, flags
 
 from training import command_line
+
+SHOWN = 20  # classified images
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
 _CHECKPOINT = flags.DEFINE_string(
@@ -81,8 +83,8 @@ def _check_flags() -> None:
             raise app.UsageError(f'--{name} does not go with --{use}' if use else f'--{name} needs {others}')
     if _FOLDER.value and _SPLIT.value:
         raise app.UsageError('--folder and --split: the images are in one of them')
-    if _FOLDER.value and not _PAIRS.value and (_DATASET.value or not _PREDICTIONS.value):
-        raise app.UsageError('--folder needs --predictions=FILE.csv, or --pairs; it has no --dataset')
+    if _FOLDER.value and _DATASET.value:
+        raise app.UsageError('--folder and --dataset: the images are in one of them')
 
 
 def _run() -> None:
@@ -101,6 +103,7 @@ def _run() -> None:
 
 def _evaluate(common: dict) -> None:
     from training.evaluation import evaluate
+    from training.evaluation_metrics import describe_accuracy
 
     result = evaluate(
         Path(_WORKDIR.value),
@@ -109,24 +112,40 @@ def _evaluate(common: dict) -> None:
         predictions=_PREDICTIONS.value,
         **common,
     )
-    print(f'{result["dataset"]} {result["split"]}, {result["count"]:,} images, step {result["step"]:,}')
+    print(f'{result["dataset"]} {result["split"]}, {result["count"]:,} images, {_checkpoint(result)}')
+    if _PREDICTIONS.value:
+        print(f'predictions         {_PREDICTIONS.value}')
     if 'loss' not in result:
-        print(f'no labels; predictions in {_PREDICTIONS.value}')
+        print('no labels: nothing to compare with')
         return
     print(f'loss                {result["loss"]:.4f}')
-    print(f'top-1 accuracy      {result["accuracy"]:.2%}')
+    print(f'top-1 accuracy      {describe_accuracy(result["accuracy"], result["count"])}')
     if 'top5_accuracy' in result:
         print(f'top-5 accuracy      {result["top5_accuracy"]:.2%}')
     print(f'calibration error   {result["expected_calibration_error"]:.2%}')
+    by_class = zip(result['per_class_accuracy'], result['class_names'], strict=True)
+    known = [(accuracy, name) for accuracy, name in by_class if accuracy is not None]
+    worst = ', '.join(f'{name} {accuracy:.1%}' for accuracy, name in sorted(known)[:3])
+    print(f'lowest of a class   {worst}')
+    print(f'more                {Path(_WORKDIR.value) / "evaluations"} and plots')
+
+
+def _checkpoint(result: dict) -> str:
+    return f'checkpoint {result["checkpoint"]} (step {result["step"]:,})'
 
 
 def _classify() -> None:
     from training.classifier import classify
 
-    predictions = Path(_PREDICTIONS.value)
+    predictions = _PREDICTIONS.value and Path(_PREDICTIONS.value)
     workdir, folder = Path(_WORKDIR.value), Path(_FOLDER.value)
-    count = classify(workdir, folder, predictions, checkpoint=_CHECKPOINT.value)
-    print(f'{count:,} images of {folder} classified in {predictions}')
+    rows = classify(workdir, folder, predictions, checkpoint=_CHECKPOINT.value)
+    for name, _, class_name, confidence in rows[:SHOWN]:
+        print(f'{confidence:7.2%}  {class_name:<20}  {name}')
+    if len(rows) > SHOWN:
+        print(f'… of {len(rows):,} images' + ('' if predictions else '; --predictions=FILE.csv writes all'))
+    if predictions:
+        print(f'predictions in {predictions}')
 
 
 def _verify(common: dict) -> None:
@@ -142,7 +161,7 @@ def _verify(common: dict) -> None:
         scores=scores,
         **common,
     )
-    print(f'{result["file"]}, {result["pairs"]:,} pairs, step {result["step"]:,}')
+    print(f'{result["file"]}, {result["pairs"]:,} pairs, {_checkpoint(result)}')
     if 'eer' in result:
         print(describe(result))
     if 'fold_accuracy' in result:
@@ -166,7 +185,7 @@ def _evaluate_distortions(common: dict) -> None:
     predictions = _PREDICTIONS.value and Path(_PREDICTIONS.value)
     folder = Path(_DISTORTIONS.value)
     result = evaluate_distortions(Path(_WORKDIR.value), folder, predictions=predictions, **common)
-    print(f'{result["folder"]}, {result["count"]:,} images, step {result["step"]:,}')
+    print(f'{result["folder"]}, {result["count"]:,} images, {_checkpoint(result)}')
     for name, accuracies in result.get('accuracies', {}).items():
         by_severity = ' '.join(f'{accuracy:7.2%}' for accuracy in accuracies)
         print(f'{name:24} {sum(accuracies) / len(accuracies):7.2%}   by severity {by_severity}')

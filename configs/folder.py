@@ -17,6 +17,7 @@ def get_config():
     config.batch_size = 32
     config.precision = 'auto'
 
+    config.dataset.name = ''  # DIR's own
     config.dataset.image_size = 64
     config.dataset.validation = 0.1
     config.dataset.test_split = ''

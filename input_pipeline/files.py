@@ -1,24 +1,46 @@
-"""Single image files, as a model trained on a prepared folder or dataset expects them."""
+"""Single images, brought to what a model trained on a prepared folder or dataset expects."""
 
+import io
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from input_pipeline import DataError
 from input_pipeline.conversion import UnreadableImage, standardize
 from input_pipeline.decoding import UndecodableImage, decode
 
+_CHANNELS = (), (1,), (3,), (4,)
+Picture = str | Path | Image.Image | np.ndarray
 
-def read_image(path: Path, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """Returns uint8[*image_shape] of a file of any format that a folder may have.
+
+def fit_image(image: Picture, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """Returns uint8[*image_shape] of a file of any format that a folder may have, or of pixels.
 
     Where the shape is square it may have any size, and is resized and cut as those of a folder are.
 
+    Args:
+        image: a file, one of Pillow's images, or uint8[height, width] or [height, width, channels].
+        image_shape: height, width, channels.
+
     Raises:
-        DataError: it is not there, unreadable, or of another shape.
+        DataError: it is not there, unreadable, or of another shape or type.
     """
     try:
-        content, _ = standardize(path.read_bytes())
+        content, _ = standardize(_encoded(image))
         return decode([content], image_shape, resize=image_shape[0] == image_shape[1])[0]
     except (OSError, UnreadableImage, UndecodableImage) as error:
-        raise DataError(f'{path} cannot be read: {error.args[-1]}') from error
+        name = image if isinstance(image, str | Path) else 'an image'
+        raise DataError(f'{name} cannot be read: {error.args[-1]}') from error
+
+
+def _encoded(image: Picture) -> bytes:
+    if isinstance(image, str | Path):
+        return Path(image).read_bytes()
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in _CHANNELS:
+            raise UnreadableImage(f'{image.dtype}{list(image.shape)} is not uint8[height, width, channels]')
+        image = Image.fromarray(image.squeeze(2) if image.shape[2:] == (1,) else image)
+    buffer = io.BytesIO()
+    image.save(buffer, 'PNG')
+    return buffer.getvalue()

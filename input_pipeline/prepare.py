@@ -65,7 +65,7 @@ def find_or_prepare(config: ConfigDict, splits: Sequence[str], workers: int = 0)
 
 
 def folder_dataset_name(name: str, folder: str) -> str:
-    """Returns what a folder is prepared as: `name`, unless that means another dataset already.
+    """Returns what a folder is prepared as: `name`, unless that is empty or means another dataset already.
 
     Then, as with a config made for CIFAR-10, it is the folder's own name and a hash of its path. What this
     returns it leaves as it is when asked again.
@@ -73,7 +73,7 @@ def folder_dataset_name(name: str, folder: str) -> str:
     Raises:
         DataError: TFDS would not accept `name`.
     """
-    if not _is_taken(name):
+    if name and not _is_taken(name):
         if not re.fullmatch(r'[a-z][a-z0-9_]*', name):
             raise DataError(
                 f'config.dataset.name={name}: what is made of a folder needs a name of lower-case letters, '

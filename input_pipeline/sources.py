@@ -42,6 +42,7 @@ class Dataset:
     loader: str = 'resident'
     reason: str = ''
     constants: tuple[Sequence[float], Sequence[float]] | None = None  # mean and std, where they are known
+    other_splits: tuple[str, ...] = ()  # there are, but not loaded
 
     @property
     def num_classes(self) -> int:
@@ -186,7 +187,9 @@ def _tfds(
             if entries is None:
                 raise DataError(f'What was just written to {folder} reads back damaged: check that disk.')
         loaded[split] = Split(entries['images'], entries['labels'], entries['ids'])
-    return Dataset(name, prepared.version, class_names, image_shape, loaded, loader, reason)
+    others = tuple(split for split in prepared.splits if split not in splits)
+    version = prepared.version
+    return Dataset(name, version, class_names, image_shape, loaded, loader, reason, other_splits=others)
 
 
 def _encoded(folder: Path, source: records.Records, prepared: records.Prepared) -> Split:

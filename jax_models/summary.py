@@ -1,5 +1,6 @@
 """What a model is made of: modules, output shapes, parameters and the work of one image."""
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,7 @@ class Module(NamedTuple):
 
 def modules(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Module]:
     """Returns the parts that have parameters, in the order of their computation."""
-    variables = abstract_variables(model, image_shape)
+    _, variables = abstract_outputs(model, image_shape)
     params, outputs, work = variables['params'], {}, Counter()
 
     def note(call, args, kwargs, context):
@@ -61,16 +62,20 @@ def table(model: nn.Module, parts: Sequence[Module]) -> Table:
     result = Table('module', 'output', title=type(model).__name__, title_justify='left', show_footer=True)
     parameters, flops = sum(part.parameters for part in parts), sum(part.flops for part in parts)
     result.add_column('parameters', justify='right', footer=f'{parameters:,}')
-    result.add_column('million operations', justify='right', footer=f'{flops / 1e6:,.1f}')
+    unit, name = (1e6, 'million') if flops >= 1e8 else (1e3, 'thousand')
+    result.add_column(f'{name} operations', justify='right', footer=f'{flops / unit:,.1f}')
     for part in parts:
         shape = ' x '.join(map(str, part.output))
-        result.add_row(part.name, shape, f'{part.parameters:,}', f'{part.flops / 1e6:,.1f}')
+        result.add_row(part.name, shape, f'{part.parameters:,}', f'{part.flops / unit:,.1f}')
     return result
 
 
-def abstract_variables(model: nn.Module, image_shape: tuple[int, int, int]) -> Mapping:
-    """Returns the shapes of the model's variables, without computing any."""
-    return jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), _one_image(image_shape))
+def abstract_outputs(
+    model: nn.Module, image_shape: tuple[int, int, int]
+) -> tuple[jax.ShapeDtypeStruct, Mapping]:
+    """Returns the shapes of the logits of one image and of the model's variables, without computing any."""
+    run = functools.partial(model.init_with_output, jax.random.key(0), train=False)
+    return jax.eval_shape(run, _one_image(image_shape))
 
 
 def _one_image(image_shape: tuple[int, int, int]) -> jax.ShapeDtypeStruct:

@@ -34,7 +34,8 @@ def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     loads it; what is left out are BatchNorm2d's `num_batches_tracked`.
     """
     return {
-        torch_name(path[1:]): np.ascontiguousarray(np.asarray(array).transpose(torch_axes(array.ndim)))
+        # Copies, to which PyTorch may write.
+        torch_name(path[1:]): np.array(array.transpose(torch_axes(array.ndim)), order='C')
         for path, array in flatten_dict(jax.device_get(dict(variables))).items()
     }
 

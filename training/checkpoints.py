@@ -146,7 +146,8 @@ def _is_empty(folder: Path) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line.partition('. See full TensorStore details')[0]
 
 
 def _flatten(tree: Any) -> dict[str, Any]:

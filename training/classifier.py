@@ -1,15 +1,17 @@
 """A trained model for a notebook or a program of one's own: images in, probabilities or features out."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import jax
 import numpy as np
+from PIL import Image
 from scipy.special import softmax
 
 from input_pipeline import DataError
-from input_pipeline.files import read_image
+from input_pipeline.files import Picture, fit_image
 from input_pipeline.folders import SUFFIXES
 from input_pipeline.loaders import Resident
 from input_pipeline.progress import track
@@ -18,6 +20,7 @@ from training.evaluation import Evaluator, check_output, restore, saved_config
 from training.tracking import write_csv
 
 CHUNK = 1024  # files read at a time
+Images = np.ndarray | Sequence[Picture] | Picture
 
 
 class Classifier:
@@ -27,6 +30,7 @@ class Classifier:
       class_names: in the order of the probabilities.
       image_shape: height, width and channels of what the model takes.
       step: of the checkpoint.
+      mean, std: float32[channels], what pixels on the scale 0 to 1 are normalised with.
       model: the Flax module.
       variables: its parameters and batch statistics, on the devices.
     """
@@ -49,14 +53,16 @@ class Classifier:
         self._experiment, self.variables, self.step = restore(config, workdir, checkpoint, devices)
         self.model, dataset = self._experiment.model, self._experiment.dataset
         self.class_names, self.image_shape = dataset.class_names, dataset.image_shape
+        self.mean, self.std = dataset.constants
         self._compiled: dict[str, Callable] = {}
 
-    def probabilities(self, images: np.ndarray | Sequence[str | Path]) -> np.ndarray:
+    def probabilities(self, images: Images) -> np.ndarray:
         """Returns float32[n, classes], rows that sum to 1.
 
         Args:
-          images: uint8[n, *image_shape] (0 to 255: normalising is the model's affair), or image files of any
-            size, which are resized and cut as those of a folder are.
+          images: uint8[n, *image_shape] (0 to 255: normalising is the model's affair); or a list of files,
+            Pillow's images and uint8[height, width, channels] of any size, which are resized and cut as those
+            of a folder are; or a single one of these.
 
         Raises:
           DataError: the array has another shape or type, or a file cannot be read.
@@ -64,7 +70,7 @@ class Classifier:
         """
         return softmax(self._outputs('logits', self._experiment.predict_step, images), axis=1)
 
-    def features(self, images: np.ndarray | Sequence[str | Path], *, flip: bool = False) -> np.ndarray:
+    def features(self, images: Images, *, flip: bool = False) -> np.ndarray:
         """Returns what the head sees, float32[n, d]; with `flip` averaged with that of the mirror images.
 
         Arguments and errors as those of `probabilities`.
@@ -72,6 +78,8 @@ class Classifier:
         return self._outputs(f'features, {flip=}', lambda: self._experiment.feature_step(flip=flip), images)
 
     def _outputs(self, name: str, create_step: Callable, images) -> np.ndarray:
+        if isinstance(images, str | Path | Image.Image) or getattr(images, 'ndim', 4) == 3:
+            images = [images]
         if name not in self._compiled:
             self._compiled[name] = self._experiment.execution.compile_predict(create_step())
         parts = [
@@ -83,7 +91,7 @@ class Classifier:
 
     def _chunk(self, run: Callable, images) -> np.ndarray:
         if not isinstance(images, np.ndarray):
-            images = np.stack([read_image(Path(path), self.image_shape) for path in images])
+            images = np.stack([fit_image(image, self.image_shape) for image in images])
         if images.dtype != np.uint8 or images.shape[1:] != self.image_shape:
             wanted = ', '.join(map(str, self.image_shape))
             raise DataError(f'images must be uint8[n, {wanted}], but are {images.dtype}{list(images.shape)}.')
@@ -99,38 +107,53 @@ class Classifier:
 def classify(
     workdir: Path,
     folder: Path,
-    predictions: Path,
+    predictions: Path | None = None,
     *,
     checkpoint: str = 'best',
     devices: Sequence[jax.Device] | None = None,
-) -> int:
-    """Classifies the images in a folder and its subfolders, of any size, and returns how many there were.
+) -> list[tuple[str, int, str, float]]:
+    """Classifies the images in a folder and its subfolders, of any size; unreadable ones are left out.
 
     Args:
       workdir: of a run.
       folder: of the images.
-      predictions: CSV file to write: id (path in the folder), predicted, class (its name), confidence.
+      predictions: CSV file to write.
       checkpoint: best, last, best_verification, or a step.
       devices: to run on; all by default.
 
+    Returns:
+      What is written: id (path in the folder), predicted, class (its name) and confidence of each.
+
     Raises:
       CheckpointError, NonFiniteLoss: as Classifier.
-      DataError: there are no images, one cannot be read, or `predictions` cannot be written.
+      DataError: there are no readable images, or `predictions` cannot be written.
     """
-    check_output('predictions', predictions)
+    if predictions is not None:
+        check_output('predictions', predictions)
     paths = sorted(path for path in folder.rglob('*') if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise DataError(
             f'--folder={folder}: there is no such folder, or no image ({", ".join(SUFFIXES)}) in it.'
         )
     classifier, rows = Classifier(workdir, checkpoint, devices=devices), []
+    is_main = jax.process_index() == 0
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     for chunk in track(chunks, len(paths), f'Classifying {len(paths):,} images of {folder}'):
-        probabilities = classifier.probabilities(chunk)
-        for path, row in zip(chunk, probabilities, strict=True):
-            best = row.argmax()
+        images = {}
+        for path in chunk:
+            try:
+                images[path] = fit_image(path, classifier.image_shape)
+            except DataError as error:
+                if is_main:
+                    print(f'warning: {error}; left out', file=sys.stderr)
+        if not images:
+            continue
+        for path, row in zip(images, classifier.probabilities(np.stack([*images.values()])), strict=True):
+            best = int(row.argmax())
             name = classifier.class_names[best]
-            rows.append((path.relative_to(folder).as_posix(), best, name, f'{row[best]:.6f}'))
-    if jax.process_index() == 0:
+            rows.append((path.relative_to(folder).as_posix(), best, name, round(float(row[best]), 6)))
+    if not rows:
+        raise DataError(f'--folder={folder}: no image in it can be read.')
+    if predictions is not None and is_main:
         write_csv(predictions, ('id', 'predicted', 'class', 'confidence'), rows)
-    return len(rows)
+    return rows

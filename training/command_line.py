@@ -17,15 +17,22 @@ from training import CheckpointError, ConfigError, NonFiniteLoss
 from training.host_memory import is_out_of_memory, keep_freed_memory
 from training.keys import flatten, nearest_key
 
+_TYPES = {
+    bool: 'true or false',
+    int: 'a whole number',
+    float: 'a number',
+    str: 'text',
+    tuple: 'whole numbers, such as 30,60',
+}
+
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses like absl, but answers a mistyped config key with the nearest one."""
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
-        hint = '. Keys of the config look like --config.epochs=5' if 'Unknown command' in str(error) else ''
-        sys.exit(f'error: {error}{hint}')
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        sys.exit(f'error: {_explain_flag(str(error))}')
+    except (AttributeError, ImportError, KeyError, OSError, SyntaxError, TypeError, ValueError) as error:
         with explained():
             raise ConfigError(_explain_flags(argv, error)) from error
 
@@ -48,6 +55,26 @@ def define_process_flags() -> Callable[[], contextlib.AbstractContextManager]:
         return processes.joined(launch)
 
     return joined
+
+
+def _explain_flag(message: str) -> str:
+    declared = flatten(default.get_config())
+    if match := re.match(r'flag --config\.([\w.]+)=(.*?): ', message):
+        key, value = match.groups()
+        if key in declared:
+            wanted = _TYPES[type(declared[key])]
+            return f'config.{key}={value}: must be {wanted}'
+        inside = [name for name in declared if name.startswith(f'{key}.')]
+        return f'config.{key} is a group of keys, such as config.{inside[0]}={declared[inside[0]]}'
+    if message.startswith('flag --config=None'):
+        return '--config=FILE is missing, such as --config=configs/quickstart.py'
+    if match := re.match(r'flag --config=(.*?): Error whilst parsing', message):
+        lines = [line.strip() for line in message.strip().splitlines()]
+        places = [line for line in lines if line.startswith(f'File "{match[1]}"')] or ['']
+        return f'--config={match[1]}: {lines[-1]} ({places[-1]})'
+    return message + (
+        '. Keys of the config look like --config.epochs=5' if 'Unknown command' in message else ''
+    )
 
 
 def _explain_flags(argv: list[str], error: Exception) -> str:

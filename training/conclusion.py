@@ -54,6 +54,7 @@ def conclude(
     results = {
         **({f'test_{name}': final[name] for name in ('accuracy', 'loss')} if split == 'test' else {}),
         **{name: value for name, value in best.items() if name.startswith('val_')},
+        **{f'{name}_count': loader.size for name, loader in experiment.loaders.items()},
         'selected_on': best['selected_on'],
         'best_epoch': best['epoch'],
         'epochs': last['epoch'],
@@ -106,13 +107,13 @@ def _draw(
             title=title,
             best_epoch=progress.best_epoch if selected_on else None,
             selected_on=selected_on,
-            train_loss=_extras(experiment.config),
+            train_loss=loss_extras(experiment.config),
         ),
         'learning_rate': plots.learning_rate(time_axis, rates, folder / 'learning_rate.png', title=title),
     }
 
 
-def _extras(config: ConfigDict) -> str:
+def loss_extras(config: ConfigDict) -> str:
     """Returns what the loss on train holds beyond the cross entropy that evaluation takes."""
     extras = {
         config.loss.name: config.loss.name != 'cross_entropy',

@@ -28,7 +28,8 @@ def _one_of(*names: str) -> Rule:
     def rule(value):
         if value in names:
             return None
-        close = difflib.get_close_matches(str(value), names, 1)
+        lower = {name.lower(): name for name in names}
+        close = [lower[name] for name in difflib.get_close_matches(str(value).lower(), lower, 1)]
         return 'one of ' + ', '.join(names) + (f' (did you mean {close[0]}?)' if close else '')
 
     return rule
@@ -84,7 +85,7 @@ RULES: dict[str, Rule] = {
     'precision': _one_of('float32', 'bfloat16', 'float16', 'auto'),
     'parallel': _one_of('auto', 'jit', 'pmap'),
     'steps_per_dispatch': _at_least(0),
-    'dataset.name': lambda value: None if value else 'the name of a TFDS dataset, or digits',
+    'dataset.name': _anything,
     'dataset.folder': _anything,
     'dataset.bad_images': _one_of('fail', 'skip'),
     'dataset.image_size': _at_least(0),

@@ -60,6 +60,11 @@ def _check_margin(config: ConfigDict) -> None:
 
 
 def _check_splits(dataset: ConfigDict) -> None:
+    if not (dataset.name or dataset.folder):
+        raise ConfigError(
+            'config.dataset.folder is empty: pass --config.dataset.folder=DIR, with images such as '
+            'DIR/train/cat/1.jpg, or the --config.dataset.name of a TFDS dataset'
+        )
     if dataset.validation and dataset.validation_split:
         raise ConfigError(
             f'config.dataset.validation_split={dataset.validation_split}: takes the place of images held out '
@@ -89,11 +94,6 @@ def _check_schedule(config: ConfigDict) -> None:
         raise ConfigError(
             f'config.schedule.final_learning_rate={schedule.final_learning_rate}: must not exceed '
             f'config.optimizer.learning_rate={rate}{scaled}'
-        )
-    if schedule.name != 'constant' and schedule.warmup_epochs >= config.epochs:
-        raise ConfigError(
-            f'config.schedule.warmup_epochs={schedule.warmup_epochs:g}: must be below '
-            f'config.epochs={config.epochs}; for so few epochs add --config.schedule.warmup_epochs=0'
         )
     if schedule.interval == 'epoch' and schedule.warmup_epochs and not round(schedule.warmup_epochs):
         raise ConfigError(

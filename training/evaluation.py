@@ -174,7 +174,12 @@ def saved_config(workdir: Path, data_dir: str | None = None) -> ConfigDict:
     saved = workdir / 'config.json'
     if not saved.exists():
         raise CheckpointError(f'{workdir} holds no run: there is no {saved}. Pass the --workdir of train.py.')
-    config = ConfigDict(json.loads(saved.read_text()))
+    try:
+        config = ConfigDict(json.loads(saved.read_text()))
+    except ValueError as error:
+        raise CheckpointError(
+            f'{saved} is damaged ({error}): delete it and run train.py there again, which writes it anew.'
+        ) from error
     if data_dir is not None:  # another machine may be meant
         config.dataset.update(data_dir=data_dir, manual_dir='', cache_dir='')
     return config

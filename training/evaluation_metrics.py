@@ -56,6 +56,14 @@ def summarize(logits: np.ndarray, labels: np.ndarray) -> dict:
     return summary
 
 
+def describe_accuracy(accuracy: float, count: int) -> str:
+    """Returns an accuracy over `count` images with its 95 % interval (Wilson, 1927)."""
+    from scipy.stats import binomtest
+
+    low, high = binomtest(round(accuracy * count), count).proportion_ci(method='wilson')
+    return f'{accuracy:.2%} of {count:,} images (95 % interval {100 * low:.1f} to {100 * high:.1f})'
+
+
 def _check(logits: np.ndarray, labels: np.ndarray) -> None:
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or not len(labels):
         raise ValueError(f'expected logits [n, classes], labels [n]; got {logits.shape}, {labels.shape}.')

@@ -45,6 +45,12 @@ def resolve(config: ConfigDict, devices: Sequence[jax.Device]) -> ConfigDict:
             config.dataset[name] = str(Path(config.dataset[name]).expanduser().absolute())
     if config.dataset.folder:
         config.dataset.name = prepare.folder_dataset_name(config.dataset.name, config.dataset.folder)
+    schedule = config.schedule
+    if schedule.name != 'constant' and schedule.warmup_epochs >= config.epochs:
+        # A run shortened on the command line: half of it is for the schedule.
+        schedule.warmup_epochs = float(
+            config.epochs // 2 if schedule.interval == 'epoch' else config.epochs / 2
+        )
     on_cpu = devices[0].platform == 'cpu'
     if config.precision == 'auto':
         config.precision = 'bfloat16' if _convolves_bfloat16(devices[0]) else 'float32'
@@ -266,10 +272,15 @@ def _check_images(config: ConfigDict, image_shape: tuple[int, int, int], num_cla
 def _check_model(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> None:
     model = create_model(config, num_classes=num_classes)
     try:
-        variables = summary.abstract_variables(model, image_shape)
+        logits, variables = summary.abstract_outputs(model, image_shape)
     except (TypeError, ValueError, ZeroDivisionError) as error:
         size = ' x '.join(map(str, image_shape))
         raise ConfigError(f'config.model: does not fit images of {size}: {error}') from error
+    if logits.shape != (1, num_classes):
+        raise ConfigError(
+            f'config.model.name={config.name}: gives {list(logits.shape[1:])} outputs for an image, where '
+            f'{num_classes} classes want [{num_classes}]'
+        )
     count, limit = summary.parameter_count(variables['params']), config.max_parameters
     if limit and count > limit:
         raise ConfigError(

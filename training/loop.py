@@ -309,7 +309,8 @@ class Training:
         self.console.print(f'Continuing from step {steps[-1]:,} ({self.progress.epoch} epochs done).')
         if (epochs := metadata['config']['epochs']) != self.config.epochs:
             self.console.print(
-                f'config.epochs was {epochs}, is {self.config.epochs}: the schedule follows the new one.'
+                f'config.epochs was {epochs}, is {self.config.epochs}: the schedule follows the new one, so '
+                'the learning rate may jump.'
             )
         return self.execution.replicate(state)
 
@@ -317,8 +318,8 @@ class Training:
         """Raises CheckpointError unless the run of a checkpoint was trained on the data of this one."""
         dataset = self.experiment.dataset
         check_classes(metadata['dataset']['class_names'], dataset)
-        then = {**metadata['dataset'], 'train_images': metadata['train_images']}
-        now = {**dataset.description(), 'train_images': self.experiment.loaders['train'].size}
+        then = {'train_images': metadata['train_images'], **metadata['dataset']}
+        now = {'train_images': self.experiment.loaders['train'].size, **dataset.description()}
         if changed := [f'{key} was {then[key]}, is {now[key]}' for key in now if then[key] != now[key]]:
             raise CheckpointError(
                 f'{dataset.name} has changed since {self.workdir} was trained on it: {"; ".join(changed)}. '

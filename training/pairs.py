@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline import DataError
-from input_pipeline.files import read_image
+from input_pipeline.files import fit_image
 from input_pipeline.progress import track
 from input_pipeline.sources import Split
 from training import verification_metrics
@@ -175,7 +175,7 @@ def read_images(pairs: Pairs, folder: Path, image_shape: tuple[int, int, int]) -
         track(names, len(names), f'Reading {folder}', size=lambda _: 1),
         strict=True,
     ):
-        image[:] = read_image(folder / name, image_shape)
+        image[:] = fit_image(folder / name, image_shape)
     return paired
 
 

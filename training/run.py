@@ -14,7 +14,9 @@ from jax_models.registry import stage_count
 from training import CheckpointError, plots
 from training import config as configuration
 from training.checkpoints import Checkpoints
+from training.conclusion import loss_extras
 from training.console import Console
+from training.evaluation_metrics import describe_accuracy
 from training.experiment import Experiment, augmented_images, check_training, create_experiment, resolve
 from training.loop import Training
 from training.progress import Progress, restored_progress
@@ -23,7 +25,7 @@ from training.tracking import Tracker, write_json
 from training.verification import describe
 
 
-def run(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None) -> dict:
+def run(config: ConfigDict, workdir: str | Path, devices: Sequence[jax.Device] | None = None) -> dict:
     """Trains what `config` describes in `workdir`, or continues there, and returns what results.json says.
 
     Args:
@@ -38,9 +40,11 @@ def run(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None 
       NonFiniteLoss, Interrupted: as training.loop.Training.run.
     """
     configuration.check(config)
-    devices = devices or jax.devices()
+    workdir, devices, console = Path(workdir), devices or jax.devices(), Console()
+    warmup = config.schedule.warmup_epochs
     config = resolve(config, devices)
-    console = Console()
+    if config.schedule.warmup_epochs != warmup:
+        console.print(f'warm-up shortened from {warmup:g} to {config.schedule.warmup_epochs:g} epochs')
     found = Checkpoints(workdir / 'checkpoints', read_only=True)
     if steps := found.steps('last'):
         metadata = found.metadata('last', steps[-1])
@@ -144,6 +148,14 @@ def _describe(console: Console, experiment: Experiment, parts: list[summary.Modu
             f'warning: --config.dataset.validation={config.dataset.validation:g} holds out more images than '
             'it leaves to train on; 0.1 takes a tenth'
         )
+    own = sorted({'val', 'valid', 'validation', 'dev'} & set(dataset.other_splits))
+    if held_out and own:
+        console.print(
+            f'val is held out of train; to take the split {own[0]} instead: --config.dataset.validation=0 '
+            f'--config.dataset.validation_split={own[0]}'
+        )
+    if extras := loss_extras(config):
+        console.print(f'train loss is that with {extras}, val and test loss the plain cross entropy')
     if dataset.reason:
         console.print(f'{dataset.loader} loader: {dataset.reason}')
     if experiment.paired is not None:
@@ -164,10 +176,13 @@ def _describe(console: Console, experiment: Experiment, parts: list[summary.Modu
 def _report(console: Console, workdir: Path, results: dict) -> dict:
     console.print()
     if 'val_accuracy' in results:
-        console.print(f'validation accuracy  {results["val_accuracy"]:.2%}')
+        console.print(
+            f'validation accuracy  {describe_accuracy(results["val_accuracy"], results["val_count"])}'
+        )
     if 'test_accuracy' in results:
         loss = results['test_loss']
-        console.print(f'test accuracy        {results["test_accuracy"]:.2%}  (loss {loss:.4f})')
+        accuracy = describe_accuracy(results['test_accuracy'], results['test_count'])
+        console.print(f'test accuracy        {accuracy}, loss {loss:.4f}')
     elif 'val_accuracy' not in results:
         console.print('neither validation nor test images: nothing was evaluated')
     choice = {'val': 'chosen on validation', 'test': 'CHOSEN ON TEST, so optimistic'}

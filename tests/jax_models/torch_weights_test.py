@@ -11,7 +11,7 @@ from jax_models.torch_weights import from_torch, to_torch
 def variables():
     config = default.get_config().model
     config.update({'name': 'resnet', 'stage_sizes': (1, 1), 'se': 'stem', 'width': 8, 'convolution': 'xla'})
-    shapes = summary.abstract_variables(create_model(config, num_classes=5), (8, 8, 3))
+    _, shapes = summary.abstract_outputs(create_model(config, num_classes=5), (8, 8, 3))
     random = np.random.default_rng(0)
     return jax.tree.map(lambda x: random.normal(size=x.shape).astype(np.float32), shapes)
 

@@ -29,7 +29,7 @@ def narrow_model(config, side, keys):
     """Returns the model of `config.model` with some keys changed, and the formula's weights for it."""
     config.update({'width': formula.WIDTH, 'convolution': 'xla', **keys})
     model = create_model(config, num_classes=formula.CLASSES)
-    shapes = summary.abstract_variables(model, (side, side, 3))
+    _, shapes = summary.abstract_outputs(model, (side, side, 3))
     names = to_torch(jax.tree.map(lambda x: np.empty(x.shape, np.float32), shapes))
     drawn = {name: formula.weight(name, array.shape) for name, array in names.items()}
     return model, from_torch(drawn, shapes)

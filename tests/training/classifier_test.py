@@ -1,10 +1,12 @@
 import csv
 import re
+import shutil
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.special import softmax
 
 from configs import default
 from input_pipeline import DataError, sources
@@ -53,29 +55,49 @@ def test_files_are_classified_as_their_pixels(model, images, tmp_path):
     small = np.asarray(Image.open(tmp_path / 'b.bmp').resize((8, 8), Image.Resampling.BILINEAR))[..., None]
     expected = model.probabilities(np.stack([images[0], small]))
     np.testing.assert_allclose(model.probabilities([tmp_path / 'a.png', str(tmp_path / 'b.bmp')]), expected)
+    with Image.open(tmp_path / 'b.bmp') as picture:
+        np.testing.assert_allclose(model.probabilities([images[0], picture]), expected)
+        large = np.asarray(picture)
+    for single in (str(tmp_path / 'b.bmp'), large[..., None]):
+        np.testing.assert_allclose(model.probabilities(single), expected[1:], atol=1e-6)
+
+
+def test_the_module_itself_wants_normalised_images(model, images):
+    normalised = (images[:3] / 255 - model.mean) / model.std
+    logits = model.model.apply(model.variables, normalised.astype(np.float32), train=False)
+    np.testing.assert_allclose(softmax(logits, axis=1), model.probabilities(images[:3]), atol=1e-6)
 
 
 def test_what_is_no_image_of_the_model_is_refused(model, images, tmp_path):
-    for wrong in (images / 255, images[..., 0], images[:, :7]):
+    for wrong in (images / 255, images[:, :7]):
         with pytest.raises(DataError, match=re.escape('must be uint8[n, 8, 8, 1], but are')):
             model.probabilities(wrong)
     with pytest.raises(DataError, match=r'none\.png cannot be read: No such file'):
         model.probabilities([tmp_path / 'none.png'])
+    for wrong in (images[..., 0], images[0] / 255):
+        with pytest.raises(DataError, match=re.escape('is not uint8[height, width, channels]')):
+            model.probabilities(wrong)
     with pytest.raises(DataError, match='there are no images'):
         model.probabilities([])
 
 
-def test_folder_is_classified_into_a_file(model, finished, images, tmp_path):
+def test_folder_is_classified_into_a_file(model, finished, images, tmp_path, capsys):
     for index, name in enumerate(('a.png', 'sub/b.PNG')):
         (tmp_path / 'photos' / name).parent.mkdir(exist_ok=True, parents=True)
         Image.fromarray(images[index, ..., 0]).save(tmp_path / 'photos' / name, 'PNG')
     (tmp_path / 'photos' / 'notes.txt').write_text('no image')
-    assert classify(finished, tmp_path / 'photos', tmp_path / 'a.csv', devices=DEVICES) == 2
+    (tmp_path / 'photos' / 'damaged.jpg').write_text('no image')
+    returned = classify(finished, tmp_path / 'photos', tmp_path / 'a.csv', devices=DEVICES)
+    assert 'damaged.jpg cannot be read: no image; left out' in capsys.readouterr().err
     rows = list(csv.DictReader((tmp_path / 'a.csv').open()))
     expected = model.probabilities(images[:2])
-    assert [row['id'] for row in rows] == ['a.png', 'sub/b.PNG']
+    assert [row['id'] for row in rows] == [name for name, *_ in returned] == ['a.png', 'sub/b.PNG']
     assert [int(row['predicted']) for row in rows] == expected.argmax(1).tolist()
     assert [row['class'] for row in rows] == [model.class_names[best] for best in expected.argmax(1)]
     np.testing.assert_allclose([float(row['confidence']) for row in rows], expected.max(1), atol=1e-6)
+    (tmp_path / 'photos' / 'damaged.jpg').rename(tmp_path / 'damaged.jpg')
+    shutil.rmtree(tmp_path / 'photos')
+    with pytest.raises(DataError, match='no image in it can be read'):
+        classify(finished, tmp_path, devices=DEVICES)
     with pytest.raises(DataError, match='there is no such folder, or no image'):
         classify(finished, tmp_path / 'none', tmp_path / 'a.csv', devices=DEVICES)

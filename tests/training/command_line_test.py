@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -37,9 +38,10 @@ runpy.run_path('train.py', run_name='__main__')
     ('arguments', 'answer'),
     [
         (['train.py', '--help'], 'python train.py --config=configs/resnet18.py'),
-        (['train.py'], '--config'),
+        (['train.py'], '--config=FILE is missing'),
         (['train.py', '--config=configs/resnet18.py', '--config.epocs=3'], 'the nearest is config.epochs'),
-        (['train.py', '--config=configs/resnet18.py', '--config.epochs=few'], 'config.epochs=few'),
+        (['train.py', '--config=configs/resnet18.py', '--config.epochs=few'], 'epochs=few: must be a whole'),
+        (['train.py', '--config=configs/resnet18.py', '--config.ema=3'], 'config.ema is a group of keys'),
         (['train.py', '--config=configs/resnet.py'], 'no such file; there are configs/'),
         (['train.py', '--config=configs/resnet18.py', '--lr=0.1'], 'look like --config.epochs=5'),
         (['train.py', '--config=resnet18'], 'no such file; there are configs/'),
@@ -71,9 +73,9 @@ def test_help_and_mistakes_are_answered_without_importing_jax(arguments, answer)
         (['--noflip'], '--flip needs --pairs or --features'),
         (['--scores=a'], '--scores needs --pairs'),
         (['--distortions=a', '--split=b'], '--split does not go with --distortions'),
-        (['--folder=a'], '--folder needs --predictions=FILE.csv, or --pairs'),
-        (['--folder=a', '--dataset=b', '--predictions=c'], 'it has no --dataset'),
+        (['--folder=a', '--dataset=b', '--predictions=c'], '--folder and --dataset'),
         (['--folder=a', '--split=b', '--predictions=c'], '--folder and --split'),
+        (['--folder=a'], None),
         (['--folder=a', '--predictions=b'], None),
         (['--distortions=a', '--predictions=b'], None),
         (['--pairs=a', '--split=b', '--scores=c', '--flip'], None),
@@ -89,6 +91,22 @@ def test_flags_that_would_be_ignored_are_refused(arguments, answer):
         else:
             with pytest.raises(app.UsageError, match=answer):
                 evaluate._check_flags()
+
+
+@pytest.mark.parametrize(
+    ('line', 'answer'),
+    [
+        ('config.epochs = "five"', 'TypeError: .*epochs.* line 4, in get_config'),
+        ('config.epochs = (', 'was never closed .*line 4'),
+    ],
+)
+def test_mistake_in_a_config_file_is_answered_in_one_line(tmp_path, line, answer):
+    text = f'from configs import default\ndef get_config():\n    config = default.get_config()\n    {line}\n'
+    (tmp_path / 'own.py').write_text(text)
+    command = [sys.executable, 'train.py', f'--config={tmp_path}/own.py']
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert re.fullmatch(f'error: .*{answer}.*\n', done.stderr)
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,6 @@ def test_defaults_are_allowed():
         ('precision', 'float', 'one of float32, bfloat16, float16, auto (did you mean float32?)'),
         ('parallel', 'pjit', 'one of auto, jit, pmap (did you mean jit?)'),
         ('steps_per_dispatch', -1, 'at least 0'),
-        ('dataset.name', '', 'the name of a TFDS dataset, or digits'),
         ('dataset.bad_images', 'ignore', 'one of fail, skip'),
         ('dataset.image_size', -1, 'at least 0'),
         ('dataset.train_split', '', 'the name of a split'),
@@ -163,7 +162,7 @@ def test_value_that_is_not_allowed_is_named_with_those_that_are(key, value, expe
             'validation_split=test, test_split=test: must be different',
         ),
         ({'schedule.final_learning_rate': 0.5}, 'must not exceed config.optimizer.learning_rate=0.1'),
-        ({'schedule.warmup_epochs': 40.0}, 'must be below config.epochs=40'),
+        ({'dataset.name': ''}, 'dataset.folder is empty: pass --config.dataset.folder=DIR'),
         ({'schedule.warmup_epochs': 0.5, 'schedule.interval': 'epoch'}, 'rounds to no epoch at all'),
         ({'schedule.name': 'multistep'}, 'milestones=(): multistep needs at least one'),
         ({'schedule.base_momentum': 0.96}, 'must not exceed config.schedule.max_momentum=0.95'),
@@ -281,6 +280,22 @@ def test_precision_suits_the_device(platform, capability, precision):
     config = default.get_config()
     config.precision = 'auto'
     assert resolve(config, [device]).precision == precision
+
+
+@pytest.mark.parametrize(
+    ('name', 'interval', 'warmup', 'expected'),
+    [
+        ('cosine', 'step', 5.0, 2.5),
+        ('cosine', 'epoch', 9.0, 2.0),
+        ('cosine', 'step', 4.5, 4.5),
+        ('constant', 'step', 9.0, 9.0),
+    ],
+)
+def test_shortened_run_has_a_shorter_warm_up(name, interval, warmup, expected):
+    config = default.get_config()
+    config.epochs = 5
+    config.schedule.update(name=name, interval=interval, warmup_epochs=warmup)
+    assert resolve(config, jax.devices()[:1]).schedule.warmup_epochs == expected
 
 
 def test_folders_are_absolute_once_resolved(monkeypatch, tmp_path):

@@ -3,7 +3,7 @@ import pytest
 from sklearn import metrics
 
 from training import evaluation_metrics
-from training.evaluation_metrics import summarize
+from training.evaluation_metrics import describe_accuracy, summarize
 
 
 def random_logits(count, classes, seed=0):
@@ -72,3 +72,16 @@ def test_thousands_of_classes_have_no_matrix():
     summary = summarize(logits, np.array([5, 8, 1999]))
     assert summary['confusion_matrix'] is None
     assert [summary['per_class_accuracy'][label] for label in (5, 8, 9)] == [1, 0, None]
+
+
+def test_accuracy_has_wilsons_interval():
+    low, high = (
+        100
+        * (
+            np.array([55, 55]) / 100
+            + 1.96**2 / 200
+            + np.array([-1, 1]) * 1.96 * np.sqrt(0.55 * 0.45 / 100 + 1.96**2 / 40000)
+        )
+        / (1 + 1.96**2 / 100)
+    )
+    assert describe_accuracy(0.55, 100) == f'55.00% of 100 images (95 % interval {low:.1f} to {high:.1f})'

@@ -96,6 +96,12 @@ def test_split_called_val_is_the_datasets_own_where_none_was_held_out(config, wo
     assert evaluate(workdir, split='val', devices=DEVICES)['accuracy'] == results(workdir)['test_accuracy']
 
 
+def test_damaged_config_is_named(workdir):
+    (workdir / 'config.json').write_text('{"epochs": 3,')
+    with pytest.raises(CheckpointError, match=r'config\.json is damaged .*run train\.py there again'):
+        evaluate(workdir, devices=DEVICES)
+
+
 def test_outputs_that_are_not_finite_are_named(workdir, monkeypatch):
     def overflow(self):
         return lambda variables, batch: jnp.log(-1.0 + 0 * batch['image'][:, 0, :, 0])

@@ -1,13 +1,16 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 
 from input_pipeline import sources
 from input_pipeline.locking import locked
+from jax_models import registry
 from training import CheckpointError, ConfigError
 from training.checkpoints import Checkpoints
 from training.experiment import augmented_images, create_experiment, resolve
@@ -97,7 +100,7 @@ def test_data_that_has_changed_is_noticed(config, workdir):
     with pytest.raises(CheckpointError, match=r'digits has changed since .* train_images was 300, is 333'):
         run(config, workdir, DEVICES)
     _change_metadata(workdir, lambda metadata: metadata['dataset'].update(version='0.9'))
-    with pytest.raises(CheckpointError, match=r'version was 0.9, is 1.0.0; train_images was 300'):
+    with pytest.raises(CheckpointError, match=r'train_images was 300, is 333; version was 0.9, is 1.0.0'):
         run(config, workdir, DEVICES)
 
 
@@ -190,6 +193,18 @@ def test_a_model_that_does_not_suit_is_refused_before_images_are_read(
         create_experiment(resolve(config, DEVICES), DEVICES)
 
 
+def test_a_model_with_other_outputs_than_classes_is_refused(config, monkeypatch):
+    class Seven(nn.Module):
+        @nn.compact
+        def __call__(self, images, *, train):
+            return nn.Dense(7)(images.reshape(len(images), -1))
+
+    monkeypatch.setitem(registry.MODELS, 'seven', Seven)
+    config.model.name = 'seven'
+    with pytest.raises(ConfigError, match=re.escape('gives [7] outputs for an image, where 10 classes')):
+        create_experiment(resolve(config, DEVICES), DEVICES)
+
+
 @pytest.mark.parametrize(('model', 'warned'), [('resnet18', True), ('cnn5', False)])
 def test_imagenet_stem_on_small_images_is_warned_of(config, tmp_path, capsys, monkeypatch, model, warned):
     monkeypatch.setattr(Training, 'run', lambda _: {})
@@ -207,7 +222,25 @@ def test_more_images_held_out_than_trained_on_are_warned_of(
     monkeypatch.setattr('training.run._report', lambda *_: {})
     config.dataset.validation = validation
     run(config, tmp_path, DEVICES)
-    assert ('validation=1104 holds out more images' in capsys.readouterr().out) == warned
+    said = capsys.readouterr().out
+    assert ('validation=1104 holds out more images' in said) == warned
+    assert 'train loss is that with label smoothing' in said
+
+
+def test_a_validation_split_that_is_not_used_is_mentioned(config, tmp_path, capsys, monkeypatch):
+    load = sources.load
+    monkeypatch.setattr(Training, 'run', lambda _: {})
+    monkeypatch.setattr('training.run._report', lambda *_: {})
+    monkeypatch.setattr(
+        sources, 'load', lambda *args, **keys: replace(load(*args, **keys), other_splits=('val', 'ver_data'))
+    )
+    config.epochs, config.schedule.warmup_epochs = 1, 1.0
+    run(config, tmp_path, DEVICES)
+    said = capsys.readouterr().out
+    assert (
+        'the split val instead: --config.dataset.validation=0 --config.dataset.validation_split=val' in said
+    )
+    assert 'warm-up shortened from 1 to 0.5 epochs' in said
 
 
 def test_shown_training_images_do_not_depend_on_the_devices(config):
