@@ -158,7 +158,7 @@ def image_grid(
     gap, text, header = 10, 26 if titles else 0, 56  # pixels
     rows = -(-count // columns)
     canvas_height = header + rows * (height + text + gap)
-    canvas_width = max(gap + columns * (width + gap), 13 * len(title) + 2 * gap)
+    canvas_width = max(gap + columns * (width + gap), 15 * len(title) + 2 * gap)
     canvas = np.full((canvas_height, canvas_width, 3), 255, np.uint8)
     figure = Figure(figsize=(canvas_width / DPI, canvas_height / DPI), dpi=DPI)
     for index, image in enumerate(images):
