@@ -22,6 +22,7 @@ from training.loop import Training
 from training.progress import Progress, restored_progress
 from training.schedules import highest_rate
 from training.tracking import Tracker, write_json
+from training.unused_keys import unused_keys
 from training.verification import describe
 
 
@@ -41,6 +42,8 @@ def run(config: ConfigDict, workdir: str | Path, devices: Sequence[jax.Device] |
     """
     configuration.check(config)
     workdir, devices, console = Path(workdir), devices or jax.devices(), Console()
+    for key, reason in unused_keys(config).items():
+        console.print(f'config.{key} has no effect with {reason}')
     warmup = config.schedule.warmup_epochs
     config = resolve(config, devices)
     if config.schedule.warmup_epochs != warmup:

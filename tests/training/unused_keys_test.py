@@ -1,0 +1,41 @@
+import importlib
+from pathlib import Path
+
+import pytest
+
+from configs import default
+from training import unused_keys as unused_keys_module
+from training.keys import flatten
+from training.unused_keys import unused_keys
+
+CONFIGS = sorted(path.stem for path in (Path(__file__).parents[2] / 'configs').glob('[!_]*.py'))
+
+
+@pytest.mark.parametrize(
+    ('keys', 'unused'),
+    [
+        ({'schedule.milestones': (1, 2)}, {'schedule.milestones': 'schedule.name=cosine'}),
+        ({'schedule.milestones': (1, 2), 'schedule.name': 'multistep'}, {}),
+        ({'augmentation.blur_sigma_max': 3.0}, {'augmentation.blur_sigma_max': 'augmentation.blur=0'}),
+        ({'augmentation.blur_sigma_max': 3.0, 'augmentation.blur': 3}, {}),
+        ({'model.se_reduction': 8}, {'model.se_reduction': 'model.se=none'}),
+        ({'model.se_reduction': 8, 'model.se': 'stem'}, {}),
+        ({'model.se': 'stem', 'model.name': 'cnn5'}, {'model.se': 'model.name=cnn5'}),
+        ({'model.se': 'stem'}, {}),
+        ({'wandb.project': 'mine'}, {'wandb.project': 'wandb.mode=disabled'}),
+        ({'optimizer.momentum': 0.9}, {}),  # its default
+    ],
+)
+def test_keys_without_effect_are_found(keys, unused):
+    config = default.get_config()
+    config.update_from_flattened_dict(keys)
+    assert unused_keys(config) == unused
+
+
+def test_every_key_that_decides_is_one():
+    assert {decides for _, decides, _ in unused_keys_module._READ_WITH} <= set(flatten(default.get_config()))
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_configs_set_nothing_without_effect(name):
+    assert unused_keys(importlib.import_module(f'configs.{name}').get_config()) == {}

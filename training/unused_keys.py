@@ -1,0 +1,62 @@
+"""Keys that were set and that nothing reads, since another key says so."""
+
+from ml_collections import ConfigDict
+
+from configs import default
+from jax_models.registry import stage_count
+from training.keys import flatten
+from training.losses import MARGIN_LOSSES
+
+_PLATEAU = 'metric mode factor patience threshold threshold_mode cooldown eps'
+# Keys, the key that decides whether they are read, and its values with which they are: () is all that
+# switch something on.
+_READ_WITH = (
+    ('crop_mode', 'augmentation.crop_padding', ()),
+    ('rotation_interpolation rotation_fill', 'augmentation.rotation', ()),
+    ('perspective_probability', 'augmentation.perspective', ()),
+    ('blur_sigma_min blur_sigma_max', 'augmentation.blur', ()),
+    ('randaugment_ops randaugment_magnitude', 'augmentation.auto', ('randaugment',)),
+    ('cutout_after_normalization', 'augmentation.cutout', ()),
+    ('hidden', 'model.name', ('simple_cnn',)),
+    ('se_reduction', 'model.se', ()),
+    ('cosine_scale', 'model.head', ('cosine',)),
+    ('focal_gamma', 'loss.name', ('focal',)),
+    ('margin', 'loss.name', MARGIN_LOSSES),
+    ('reference_batch', 'optimizer.scale_with_batch', ()),
+    ('momentum', 'optimizer.name', ('sgd', 'rmsprop', 'muon')),
+    ('nesterov', 'optimizer.name', ('sgd', 'muon')),
+    ('beta1 beta2', 'optimizer.name', ('adam', 'adamw', 'muon')),
+    ('rmsprop_decay', 'optimizer.name', ('rmsprop',)),
+    ('epsilon', 'optimizer.name', ('adam', 'adamw', 'rmsprop', 'muon')),
+    ('decay_norm_and_bias', 'optimizer.weight_decay', ()),
+    ('lookahead_alpha', 'optimizer.lookahead_steps', ()),
+    ('step_size', 'schedule.name', ('step',)),
+    ('milestones', 'schedule.name', ('multistep',)),
+    ('gamma', 'schedule.name', ('step', 'multistep', 'exponential')),
+    ('final_learning_rate', 'schedule.name', ('cosine', 'cosine_restarts', 'plateau')),
+    ('t_max', 'schedule.name', ('cosine',)),
+    ('t_0 t_mult restart_decay', 'schedule.name', ('cosine_restarts',)),
+    ('total_steps pct_start anneal_strategy div_factor final_div_factor', 'schedule.name', ('onecycle',)),
+    ('cycle_momentum base_momentum max_momentum', 'schedule.name', ('onecycle',)),
+    (' '.join(f'plateau_{name}' for name in _PLATEAU.split()), 'schedule.name', ('plateau',)),
+    ('metric', 'early_stopping.patience', ()),
+    ('project entity name upload_checkpoint', 'wandb.mode', ()),
+)
+_OF_STAGES = 'stage_sizes kernel_sizes shortcut_kernel_sizes se head_sizes block_dropout zero_init_last_norm'
+
+
+def unused_keys(config: ConfigDict) -> dict[str, str]:
+    """Returns {key: the other's `key=value`} of keys that differ from their defaults without any effect.
+
+    Args:
+      config: checked, not yet resolved.
+    """
+    flat, defaults = flatten(config), flatten(default.get_config())
+    own_stages = (config.model.name,) if stage_count(config.model) is not None else ()
+    return {
+        key: f'{decides}={flat[decides]}'
+        for names, decides, values in (*_READ_WITH, (_OF_STAGES, 'model.name', own_stages or ('a ResNet',)))
+        for key in (f'{decides.split(".")[0]}.{name}' for name in names.split())
+        if flat[key] != defaults[key]
+        and (flat[decides] not in values if values else flat[decides] in (0, '', 'none', 'disabled'))
+    }
