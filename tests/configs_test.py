@@ -18,9 +18,11 @@ def test_config_is_allowed_and_its_step_traces(name):
     """Compiling every step takes minutes; tests/parity runs those of the recipes."""
     module = import_module(f'configs.{name}')
     config = module.get_config()
+    config.dataset.folder = '' if config.dataset.name else 'DIR'
     check(config)
     data = {
         'name': 'digits',
+        'folder': '',
         'image_size': 0,
         'validation': 0.5,
         'validation_split': '',
