@@ -62,10 +62,9 @@ def _explain_flag(message: str) -> str:
     if match := re.match(r'flag --config\.([\w.]+)=(.*?): ', message):
         key, value = match.groups()
         if key in declared:
-            wanted = _TYPES[type(declared[key])]
-            return f'config.{key}={value}: must be {wanted}'
-        inside = [name for name in declared if name.startswith(f'{key}.')]
-        return f'config.{key} is a group of keys, such as config.{inside[0]}={declared[inside[0]]}'
+            return f'config.{key}={value}: must be {_TYPES[type(declared[key])]}'
+        if inside := [name for name in declared if name.startswith(f'{key}.')]:
+            return f'config.{key} is a group of keys, such as config.{inside[0]}={declared[inside[0]]}'
     if message.startswith('flag --config=None'):
         return '--config=FILE is missing, such as --config=configs/quickstart.py'
     if match := re.match(r'flag --config=(.*?): Error whilst parsing', message):
