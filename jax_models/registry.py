@@ -40,6 +40,12 @@ def stage_count(config: ConfigDict) -> int | None:
     return len(config.stage_sizes or defaults['stage_sizes']) if 'stage_sizes' in defaults else None
 
 
+def field_names(name: str) -> set[str]:
+    """Returns the fields of a model: what `create_model` may give it."""
+    model = MODELS[name]
+    return {field.name for field in dataclasses.fields(getattr(model, 'func', model))}
+
+
 def create_model(
     config: ConfigDict,
     *,
@@ -104,5 +110,5 @@ def create_model(
         parts['stage_sizes'] = tuple(config.stage_sizes) or model.keywords['stage_sizes']
         parts['kernel_sizes'] = tuple(config.kernel_sizes) or (3,) * stages
         parts['shortcut_kernel_sizes'] = tuple(config.shortcut_kernel_sizes) or (1,) * stages
-    fields = {field.name for field in dataclasses.fields(getattr(model, 'func', model))}
+    fields = field_names(config.name)
     return model(**{name: part for name, part in parts.items() if name in fields})

@@ -20,7 +20,6 @@ from training.checkpoints import KEPT, Checkpoints
 from training.evaluation_metrics import summarize
 from training.experiment import Experiment, create_experiment, resolve, select_loader, stored_split
 from training.feeds import StreamingFeed
-from training.host_memory import available_bytes
 from training.parallel import SUMS
 from training.processes import in_turn
 from training.tracking import write_csv, write_json
@@ -253,7 +252,7 @@ def find_loader(
         config.update(name=dataset, folder='', train_split='train', validation=0, validation_split='')
     config.test_split = (config.test_split if own else '') or 'test'
     config.validation_split = config.validation_split or 'val'  # the dataset's, where none was held out
-    stored, memory = stored_split(config, split), min(experiment.execution.free_bytes(), available_bytes())
+    stored, memory = stored_split(config, split), experiment.execution.free_bytes()
     loaded = in_turn(lambda: sources.load(config, (stored,), memory=memory))
     if own:
         check_classes(trained_on.class_names, loaded)

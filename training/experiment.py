@@ -20,15 +20,15 @@ from input_pipeline.encoded import EncodedImages
 from input_pipeline.loaders import Resident, steps_per_epoch, training_order
 from input_pipeline.splits import carve_validation
 from input_pipeline.streaming import Streaming
-from jax_models import create_model, summary
+from jax_models import create_model
 from training import ConfigError, pairs
-from training.host_memory import available_bytes
 from training.loss_scale import create_loss_scale
 from training.optimizers import create_optimizer
 from training.parallel import Execution
 from training.processes import in_turn
 from training.state import TrainState, create_state
 from training.steps import Batch, augment_batch, create_feature_step, create_predict_step, create_train_step
+from training.suitability import check_batch, check_images
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-datasets', 'numpy')
 
@@ -167,14 +167,14 @@ def create_experiment(
     """
     labelled = pairs.read_labelled(config) if config.verification.pairs and dataset is None else None
     execution = Execution(config.parallel, devices)
-    _check_batch(config, execution.device_count)
+    check_batch(config, execution.device_count)
     if dataset is None:
-        memory = min(execution.free_bytes(), available_bytes())  # they are on the host first
+        memory = execution.free_bytes()
         names = [stored_split(config.dataset, name) for name in ('train', 'val', 'test')]
         if labelled is not None:
             names.append(config.verification.split)
         names = list(dict.fromkeys(filter(None, names)))
-        check = functools.partial(_check_images, config)
+        check = functools.partial(check_images, config)
         dataset = in_turn(lambda: sources.load(config.dataset, names, memory=memory, check=check))
     loaders = _create_loaders(config.dataset, dataset)
     steps, paired = 0, None
@@ -263,43 +263,6 @@ def stored_split(config: ConfigDict, name: str) -> str:
     return {'train': config.train_split, 'val': validation, 'test': config.test_split}.get(name, name)
 
 
-def _check_images(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> None:
-    """Raises ConfigError where model or augmentation do not fit the images, or the model its limit."""
-    _check_model(config.model, image_shape, num_classes)
-    _check_augmentation(config.augmentation, image_shape)
-
-
-def _check_model(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> None:
-    model = create_model(config, num_classes=num_classes)
-    try:
-        logits, variables = summary.abstract_outputs(model, image_shape)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        size = ' x '.join(map(str, image_shape))
-        raise ConfigError(f'config.model: does not fit images of {size}: {error}') from error
-    if logits.shape != (1, num_classes):
-        raise ConfigError(
-            f'config.model.name={config.name}: gives {list(logits.shape[1:])} outputs for an image, where '
-            f'{num_classes} classes want [{num_classes}]'
-        )
-    count, limit = summary.parameter_count(variables['params']), config.max_parameters
-    if limit and count > limit:
-        raise ConfigError(
-            f'config.model.max_parameters={limit:,}: the model has {count:,}, {count - limit:,} too many; '
-            'make config.model.width or stage_sizes smaller, or allow more'
-        )
-
-
-def _check_batch(config: ConfigDict, devices: int) -> None:
-    unit = devices * config.optimizer.accumulation_steps
-    if config.batch_size % unit:
-        below, above = config.batch_size // unit * unit, -(-config.batch_size // unit) * unit
-        raise ConfigError(
-            f'config.batch_size={config.batch_size}: must be divisible by {unit} ({devices} devices x '
-            f'{config.optimizer.accumulation_steps} accumulation steps); the nearest are '
-            + (f'{below} and {above}' if below else f'{above}')
-        )
-
-
 def check_training(experiment: Experiment) -> None:
     """Raises ConfigError where the batch does not fit the training images."""
     config, size = experiment.config, experiment.loaders['train'].size
@@ -317,26 +280,6 @@ def check_training(experiment: Experiment) -> None:
             f'config.dataset.drop_last=False: the last batch has {rest} images, which do not divide by '
             f'{unit} ({devices} devices x {config.optimizer.accumulation_steps} accumulation steps); set '
             '--config.dataset.drop_last=True or change batch_size'
-        )
-
-
-def _check_augmentation(config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
-    side, channels = min(image_shape[:2]), image_shape[-1]
-    if config.crop_padding > side or (config.crop_mode == 'reflect' and config.crop_padding >= side):
-        raise ConfigError(
-            f'config.augmentation.crop_padding={config.crop_padding}: too large for images of {side} pixels'
-        )
-    for name in ('cutout', 'blur'):
-        if config[name] > side:
-            raise ConfigError(
-                f'config.augmentation.{name}={config[name]}: larger than the images, which have {side} pixels'
-            )
-    colors = [name for name in ('brightness', 'contrast', 'saturation', 'hue') if config[name]]
-    colors += ['auto'] if config.auto != 'none' else []
-    if colors and channels not in (1, 3):
-        raise ConfigError(
-            f'config.augmentation.{colors[0]}={config[colors[0]]}: for images of 1 or 3 channels; these '
-            f'have {channels}'
         )
 
 

@@ -149,14 +149,13 @@ class Execution:
         return StreamedBatch(jax.make_array_from_process_local_data(self._by_device, batch))
 
     def free_bytes(self) -> float:
-        """Returns the memory that is free on all devices together, or in the machine where they are its CPU.
+        """Returns the memory that is free on all devices together, or in the machine where that is less.
 
         The same in all processes, each of which must call this.
         """
-        if self.devices[0].platform == 'cpu':
-            free = available_bytes()
-        else:
-            free = self.device_count * _free_bytes(self.devices)
+        free = available_bytes()  # what is sent to devices is on the host first
+        if self.devices[0].platform != 'cpu':
+            free = min(free, self.device_count * _free_bytes(self.devices))
         return -float(np.asarray(self.maximum([-free]))[0])
 
     def compile_train(self, train_step: Callable) -> Callable:

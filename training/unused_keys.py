@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from configs import default
-from jax_models.registry import stage_count
+from jax_models.registry import field_names
 from training.keys import flatten
 from training.losses import MARGIN_LOSSES
 
@@ -17,7 +17,6 @@ _READ_WITH = (
     ('blur_sigma_min blur_sigma_max', 'augmentation.blur', ()),
     ('randaugment_ops randaugment_magnitude', 'augmentation.auto', ('randaugment',)),
     ('cutout_after_normalization', 'augmentation.cutout', ()),
-    ('hidden', 'model.name', ('simple_cnn',)),
     ('se_reduction', 'model.se', ()),
     ('cosine_scale', 'model.head', ('cosine',)),
     ('focal_gamma', 'loss.name', ('focal',)),
@@ -42,7 +41,17 @@ _READ_WITH = (
     ('metric', 'early_stopping.patience', ()),
     ('project entity name upload_checkpoint', 'wandb.mode', ()),
 )
-_OF_STAGES = 'stage_sizes kernel_sizes shortcut_kernel_sizes se head_sizes block_dropout zero_init_last_norm'
+# Keys of config.model, and the field of a model that is made of each.
+_FIELDS = {
+    'hidden': 'hidden',
+    'se': 'stem_gate',
+    'stage_sizes': 'stage_sizes',
+    'kernel_sizes': 'kernel_sizes',
+    'shortcut_kernel_sizes': 'shortcut_kernel_sizes',
+    'head_sizes': 'head_sizes',
+    'block_dropout': 'block_dropout',
+    'zero_init_last_norm': 'zero_init_last_norm',
+}
 
 
 def unused_keys(config: ConfigDict) -> dict[str, str]:
@@ -52,11 +61,16 @@ def unused_keys(config: ConfigDict) -> dict[str, str]:
       config: checked, not yet resolved.
     """
     flat, defaults = flatten(config), flatten(default.get_config())
-    own_stages = (config.model.name,) if stage_count(config.model) is not None else ()
-    return {
+    unused = {
         key: f'{decides}={flat[decides]}'
-        for names, decides, values in (*_READ_WITH, (_OF_STAGES, 'model.name', own_stages or ('a ResNet',)))
+        for names, decides, values in _READ_WITH
         for key in (f'{decides.split(".")[0]}.{name}' for name in names.split())
         if flat[key] != defaults[key]
         and (flat[decides] not in values if values else flat[decides] in (0, '', 'none', 'disabled'))
+    }
+    fields = field_names(config.model.name)
+    return unused | {
+        f'model.{name}': f'model.name={config.model.name}'
+        for name, field in _FIELDS.items()
+        if field not in fields and flat[f'model.{name}'] != defaults[f'model.{name}']
     }
