@@ -139,11 +139,12 @@ def time_first_step(cache: Path) -> float:
 def bare_steps(experiment: Experiment) -> Callable[[int], None]:
     """Returns `run(steps)`, which waits for so many steps of the compiled program and nothing else."""
     execution, batch_size = experiment.execution, experiment.config.batch_size
-    compiled = execution.compile_train(experiment.train_step())
+    run_train = execution.compile_train(experiment.train_step())
     state = execution.replicate(experiment.create_state())
     data = execution.replicate(experiment.loaders['train'].arrays)
     rows = np.arange(experiment.steps * batch_size, dtype=np.int32).reshape(-1, batch_size)
     order, rates = execution.place_order(rows), {'learning_rate': jnp.full(len(rows), RATE)}
+    compiled = execution.compile_ahead(run_train, state, data, order, rates, 0, 1)
 
     def run(steps):
         nonlocal state

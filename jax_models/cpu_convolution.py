@@ -88,7 +88,7 @@ def _choose(shape, kernel_shape, strides, pads):
         return functools.partial(_patch_product, strides, pads)
     if kernel_size == [3, 3] and strides == (1, 1) and pads == ((1, 1), (1, 1)):
         saved = 1 - 36 * tiles / (9 * math.prod(out))  # a tile takes 36 products, and 9 a pixel otherwise
-        if saved > 0.3 and min(channels, features) >= 16 and flops >= _MIN_FLOPS_WINOGRAD:
+        if saved > 0.3 and min(channels, features) >= 32 and flops >= _MIN_FLOPS_WINOGRAD:
             return _winograd
     return functools.partial(_taps, strides, pads)
 

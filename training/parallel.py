@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from training import ConfigError
-from training.host_memory import available_bytes, return_large_blocks
+from training.host_memory import available_bytes, return_large_blocks, take_holes
 from training.steps import evaluation_sums
 
 AXIS = 'batch'
@@ -184,6 +184,7 @@ class Execution:
         compiled = run.lower(*arguments).compile()
         if self.devices[0].platform == 'cpu':
             return_large_blocks(compiled.memory_analysis().temp_size_in_bytes)
+            take_holes()
         return compiled
 
     def compile_evaluate(self, predict_step: Callable) -> Callable:

@@ -28,12 +28,13 @@ def _values(shape, seed):
     [
         (6, 8, 8, 64, 80, 3, 1, 'SAME'),  # Winograd
         (7, 7, 12, 64, 64, 3, 1, [(1, 1), (1, 1)]),  # prime batch, tiles that do not fit
-        (4, 4, 4, 16, 32, 3, 1, 'SAME'),  # XLA's forward pass, Winograd's backward pass
+        (4, 4, 4, 32, 48, 3, 1, 'SAME'),  # XLA's forward pass, Winograd's backward pass
         (3, 8, 8, 128, 128, 3, 2, [(1, 1), (1, 1)]),
         (3, 8, 8, 16, 32, 3, 2, [(1, 1), (1, 1)]),
         (5, 9, 11, 16, 16, 3, 2, 'SAME'),
         (2, 9, 8, 16, 16, 2, 3, 'VALID'),  # pixels that no tap reaches
         (3, 15, 15, 3, 8, 7, 2, [(3, 3), (3, 3)]),
+        (3, 8, 8, 16, 16, 3, 1, 'SAME'),
         (3, 8, 8, 3, 8, 3, 1, 'SAME'),
         (3, 8, 7, 16, 8, 1, 1, 'SAME'),
         (3, 9, 8, 16, 8, 1, 2, 'VALID'),
@@ -75,7 +76,7 @@ def test_what_is_not_covered_is_exactly_what_xla_computes(options):
 
 
 def test_gradients_under_vmap_are_those_of_xla():
-    images, weights = _values((2, 4, 4, 4, 16), 0), _values((2, 3, 3, 16, 16), 1)
+    images, weights = _values((2, 4, 4, 4, 32), 0), _values((2, 3, 3, 32, 32), 1)
 
     def gradients(convolve):
         def loss(x, w):

@@ -34,6 +34,32 @@ def test_freed_memory_is_used_again_unless_it_is_too_large(step_bytes, kept):
     assert (np.median(faults[40:]) < 1000) == kept
 
 
+# Where blocks come to lie: of 16,000 bytes among 200 holes of 20,000, without and with these taken, twice.
+HOLES = """
+import ctypes
+from training.host_memory import keep_freed_memory, take_holes
+keep_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p
+libc.malloc.argtypes, libc.free.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
+blocks = [libc.malloc(20_000) for _ in range(400)]
+for block in blocks[::2]:
+    libc.free(block)
+inside = lambda: sum(blocks[0] <= libc.malloc(16_000) <= blocks[-1] for _ in range(10))
+print(inside())
+for _ in range(2):
+    take_holes()
+    print(inside())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='of the GNU C library')
+def test_blocks_lie_behind_holes_that_were_taken():
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, '-c', HOLES], cwd=root, capture_output=True, text=True)
+    assert done.stdout.split() == ['10', '0', '0'], done.stderr
+
+
 @pytest.mark.parametrize(
     ('limit', 'free'), [('max', 8 * 2**30), ('5000000', 5000000 - 3000000), ('99999999999', 8 * 2**30)]
 )
