@@ -16,6 +16,7 @@ from training.console import Console
 from training.evaluation import Evaluator, check_classes
 from training.experiment import Experiment, selection_split, versions
 from training.feeds import create_training_feed
+from training.host_memory import take_holes
 from training.interruption import Interrupted, Interruption
 from training.loss_scale import all_finite
 from training.metric_names import higher_is_better
@@ -90,8 +91,11 @@ class Training:
                     )
                 feed = create_training_feed(self.experiment, int(self.execution.fetch(self.state.step)))
                 with contextlib.closing(feed):
+                    first = self.progress.epoch
                     while self.progress.epoch < self.config.epochs and not self.progress.stopped:
                         records.append(self._epoch(feed, interruption))
+                        if self.progress.epoch == first + 1:
+                            take_holes()  # the evaluation has been compiled
             results = self._finish(records, started)
             self.checkpoints.close()
             return results
