@@ -74,7 +74,7 @@ class Execution:
         self._by_device = NamedSharding(self._mesh, PartitionSpec(AXIS))
         self._by_column = NamedSharding(self._mesh, PartitionSpec(None, AXIS))
         self._maximum = jax.jit(lambda rows: rows.max(0), out_shardings=self._replicated)
-        self.replicated_bytes = REPLICATED_SHARE * self.free_bytes() / self.device_count
+        self.replicated_bytes = REPLICATED_SHARE * self._least(self._device_bytes()) / self.device_count
 
     @property
     def name(self) -> str:
@@ -153,10 +153,17 @@ class Execution:
 
         The same in all processes, each of which must call this.
         """
-        free = available_bytes()  # what is sent to devices is on the host first
-        if self.devices[0].platform != 'cpu':
-            free = min(free, self.device_count * _free_bytes(self.devices))
-        return -float(np.asarray(self.maximum([-free]))[0])
+        # What is sent to devices is on the host first.
+        return self._least(min(available_bytes(), self._device_bytes()))
+
+    def _device_bytes(self) -> float:
+        if self.devices[0].platform == 'cpu':
+            return available_bytes()
+        return self.device_count * _free_bytes(self.devices)
+
+    def _least(self, value: float) -> float:
+        """Returns the least of all processes' values."""
+        return -float(np.asarray(self.maximum([-value]))[0])
 
     def compile_train(self, train_step: Callable) -> Callable:
         """Returns `run(state, data, order, hyperparameters, start, stop) -> state, sums`.

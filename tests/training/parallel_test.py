@@ -135,6 +135,14 @@ def test_a_split_in_parts_gives_the_rows_that_copies_give(parallel):
     assert parts.arrays['image'].addressable_data(0).nbytes == 6
 
 
+def test_copies_take_a_share_of_the_devices_memory_and_splits_must_fit_on_the_host_too(monkeypatch):
+    monkeypatch.setattr(Execution, '_device_bytes', lambda self: 2.0**33)
+    monkeypatch.setattr('training.parallel.available_bytes', lambda: 2.0**20)
+    execution = Execution('jit', jax.devices()[:2])
+    assert execution.replicated_bytes == 2**33 / 2 / 4
+    assert execution.free_bytes() == 2**20
+
+
 def test_processes_with_unequal_numbers_of_devices_are_refused():
     devices = [SimpleNamespace(process_index=index) for index in (0, 0, 1)]
     with pytest.raises(ConfigError, match=r'unequal numbers of devices \(2, 1\)'):
