@@ -15,7 +15,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from training import command_line
+from training import ConfigError, command_line
 
 SHOWN = 20  # classified images
 
@@ -54,18 +54,19 @@ flags.mark_flag_as_required('workdir')
 
 # What --pairs, --features, --distortions and none of them know; any other of these flags would be ignored.
 _USES = {
-    'pairs': ('split', 'folder', 'scores', 'flip'),
-    'features': ('split', 'flip'),
-    'distortions': ('predictions',),
-    '': ('split', 'dataset', 'predictions', 'folder'),
+    'pairs': ('split', 'folder', 'scores', 'flip', 'data_dir'),
+    'features': ('split', 'flip', 'data_dir'),
+    'distortions': ('predictions', 'data_dir'),
+    '': ('split', 'dataset', 'predictions', 'folder', 'data_dir'),
 }
+_ALONE = ('split', 'dataset', 'data_dir')  # do not go with --folder alone
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f'unexpected argument {argv[1]!r}')
-    _check_flags()
     with command_line.explained():
+        if len(argv) > 1:
+            raise ConfigError(f'unexpected argument {argv[1]!r}')
+        _check_flags()
         command_line.prepare_jax()
         with _joined():
             _run()
@@ -77,14 +78,12 @@ def _check_flags() -> None:
     use = next((name for name in _USES if name in given), '')
     for name in given:
         if flags.FLAGS[name].value == '':
-            raise app.UsageError(f'--{name}= is empty')
+            raise ConfigError(f'--{name}= is empty')
         if name not in (use, *_USES[use]):
             others = ' or '.join(f'--{other}' for other, known in _USES.items() if other and name in known)
-            raise app.UsageError(f'--{name} does not go with --{use}' if use else f'--{name} needs {others}')
-    if _FOLDER.value and _SPLIT.value:
-        raise app.UsageError('--folder and --split: the images are in one of them')
-    if _FOLDER.value and _DATASET.value:
-        raise app.UsageError('--folder and --dataset: the images are in one of them')
+            raise ConfigError(f'--{name} does not go with --{use}' if use else f'--{name} needs {others}')
+        if _FOLDER.value and name in (('split',) if use else _ALONE):
+            raise ConfigError(f'--folder and --{name}: the images are in one of them')
 
 
 def _run() -> None:
@@ -127,7 +126,11 @@ def _evaluate(common: dict) -> None:
     known = [(accuracy, name) for accuracy, name in by_class if accuracy is not None]
     worst = ', '.join(f'{name} {accuracy:.1%}' for accuracy, name in sorted(known)[:3])
     print(f'lowest of a class   {worst}')
-    print(f'more                {Path(_WORKDIR.value) / "evaluations"} and plots')
+    print(_more())
+
+
+def _more() -> str:
+    return f'more                {Path(_WORKDIR.value) / "evaluations"} and plots'
 
 
 def _checkpoint(result: dict) -> str:
@@ -167,6 +170,8 @@ def _verify(common: dict) -> None:
     if 'fold_accuracy' in result:
         mean, error = 100 * result['fold_accuracy'], 100 * result['fold_accuracy_error']
         print(f'accuracy over {len(result["fold_accuracies"])} folds {mean:.2f} +- {error:.2f} %')
+    if 'eer' in result:
+        print(_more())
     if scores:
         print(f'similarities in {scores}')
 
@@ -192,6 +197,8 @@ def _evaluate_distortions(common: dict) -> None:
     for name, key in (('mean', 'accuracy'), ('without distortion', 'clean_accuracy')):
         if key in result:
             print(f'{name:24} {result[key]:7.2%}')
+    if 'accuracy' in result:
+        print(_more())
     if predictions:
         print(f'predictions in {predictions}')
 

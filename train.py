@@ -30,10 +30,10 @@ flags.mark_flag_as_required('config')
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f'unexpected argument {argv[1]!r}; overrides look like --config.epochs=5')
     file = Path(config_flags.get_config_filename(flags.FLAGS['config']))
     with command_line.explained():
+        if len(argv) > 1:
+            raise ConfigError(f'unexpected argument {argv[1]!r}; overrides look like --config.epochs=5')
         if not file.is_file():
             folder = Path('configs') if file.parent == Path() else file.parent
             known = ', '.join(sorted(str(path) for path in folder.glob('[!_]*.py')))

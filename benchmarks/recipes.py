@@ -10,6 +10,7 @@ of evaluation are shared. Needs PyTorch; uses its GPU where there is one.
 import argparse
 import importlib
 import json
+import re
 import sys
 import tempfile
 import time
@@ -28,8 +29,22 @@ from input_pipeline import normalization, sources
 from input_pipeline.splits import carve_validation
 from tests.parity import torch_models
 from training.host_memory import keep_freed_memory
+from training.keys import flatten
 from training.run import run
 
+# What `train_in_torch` makes: these values of these keys, and any of the others.
+BUILT = {
+    'optimizer.name': ('sgd', 'adam'),
+    'schedule.name': ('cosine',),
+    'schedule.interval': ('epoch',),
+}
+HEEDED = re.compile(
+    r'epochs|batch_size|seed|dataset\.(name|data_dir|validation|watch_test|normalization)'
+    r'|augmentation\.(crop_padding|flip|cutout)'
+    r'|model\.(name|width|hidden|stem|stage_sizes|(shortcut_)?kernel_sizes|se|se_reduction|head_sizes|dropout)'
+    r'|model\.max_parameters|optimizer\.(learning_rate|momentum|nesterov|weight_decay|clip_value)'
+    r'|optimizer\.lookahead_(steps|alpha)|schedule\.t_max'
+)
 DEVICE = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 
 
@@ -44,9 +59,8 @@ def main():
     parser.add_argument('--seed', type=int, default=0)
     arguments = parser.parse_args()
     config = importlib.import_module(f'configs.{Path(arguments.config).stem}').get_config()
-    known = 'crop_padding', 'flip', 'cutout'
-    if others := [name for name in config.augmentation if name not in known and changed(config, name)]:
-        parser.error(f'{arguments.config} has augmentation that is not built in PyTorch here: {others}')
+    if others := not_built(config):
+        parser.error(f'{arguments.config} has what is not built in PyTorch here: {", ".join(others)}')
     config.dataset.data_dir, config.seed = arguments.data_dir, arguments.seed
     if arguments.epochs:
         config.schedule.t_max = config.schedule.t_max or config.epochs
@@ -71,8 +85,14 @@ def main():
     print(f'ours, test: {100 * results["test_accuracy"]:.2f} %')
 
 
-def changed(config: ConfigDict, augmentation: str) -> bool:
-    return config.augmentation[augmentation] != default.get_config().augmentation[augmentation]
+def not_built(config: ConfigDict) -> list[str]:
+    """Returns the keys whose values `train_in_torch` does not heed."""
+    flat, defaults = flatten(config), flatten(default.get_config())
+    return [
+        f'{key}={value}'
+        for key, value in flat.items()
+        if (value not in BUILT[key] if key in BUILT else value != defaults[key] and not HEEDED.fullmatch(key))
+    ]
 
 
 def train_in_torch(config: ConfigDict, split: str) -> Iterator[dict]:

@@ -5,8 +5,9 @@ Command: python benchmarks/throughput.py [--model=resnet18] [--width=64] [--batc
 Times the step and the loop that train.py runs, with configs/resnet18.py's recipe (crops, flips and label
 smoothing included) on random images. Where PyTorch is installed, its step (the same model, loss, optimizer,
 batch and precision, no augmentation) is timed in turn with ours: each round holds an epoch of our loop, the
-same number of bare steps of ours, and as many of PyTorch's. Printed are the medians of the rounds. Run it on
-an idle machine (`load_before` near 0): where cores are shared, PyTorch's threads suffer more than XLA's.
+same number of bare steps of ours, and as many of PyTorch's, which has a process of its own: in one process
+both would share a heap, and our settings of it. Printed are the medians of the rounds. Run it on an idle
+machine (`load_before` near 0): where cores are shared, PyTorch's threads suffer more than XLA's.
 """
 
 import argparse
@@ -16,7 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,6 +51,12 @@ def main():
     if arguments.first_step:
         bare_steps(create(arguments, epochs=1))(1)
         return
+    if arguments.pytorch:
+        run = torch_steps(create(arguments, epochs=1))
+        for _ in sys.stdin:
+            run(arguments.steps)
+            print(flush=True)
+        return
     with tempfile.TemporaryDirectory() as folder:
         result = measure(arguments, Path(folder))
     for name, value in result.items():
@@ -75,7 +83,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict:
         for name in ('cold', 'cached'):
             result[f'first_step_{name}_seconds'] = time_first_step(folder / 'first')
     peak = matmul_flops(config.precision)
-    result |= time_rounds(experiment, folder / 'run')
+    with torch_process(config, experiment.steps) if find_spec('torch') else nullcontext() as pytorch:
+        result |= time_rounds(experiment, pytorch, folder / 'run')
     achieved = step_flops(experiment) / result['step_milliseconds'] * 1000
     return result | {
         'model_tflops_a_second': achieved / 1e12,
@@ -86,7 +95,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    keep_freed_memory()  # before the next line starts JAX's threads
+    if '--pytorch' not in sys.argv:
+        keep_freed_memory()  # before the next line starts JAX's threads
     gpu = jax.default_backend() == 'gpu'
     parser.add_argument('--model', default='resnet18', choices=model_names())
     parser.add_argument('--width', type=int, default=64, help='channels of the first stage')
@@ -97,7 +107,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument('--repeats', type=int, default=7, help='rounds, after one of warm-up')
     parser.add_argument('--json', type=Path, metavar='FILE', help='also write the figures there')
     parser.add_argument('--skip_first_step', action='store_true', help='do not time the first step')
-    parser.add_argument('--first_step', action='store_true', help=argparse.SUPPRESS)
+    for process in ('--first_step', '--pytorch'):  # what this one starts itself
+        parser.add_argument(process, action='store_true', help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -200,6 +211,23 @@ def torch_steps(experiment: Experiment) -> Callable[[int], None]:
     return run
 
 
+@contextmanager
+def torch_process(config, steps: int) -> Iterator[Callable[[], None]]:
+    """Starts a process and yields `run()`, which waits for so many of PyTorch's steps there."""
+    chosen = {'precision': config.precision, 'batch_size': config.batch_size, 'steps': steps}
+    command = [sys.executable, *sys.argv, '--pytorch', *(f'--{k}={v}' for k, v in chosen.items())]
+    environment = os.environ | {'JAX_PLATFORMS': 'cpu'}  # JAX only makes the images there
+    pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE}
+    with subprocess.Popen(command, env=environment, text=True, bufsize=1, **pipes) as process:
+
+        def run():
+            process.stdin.write('\n')
+            if not process.stdout.readline():
+                raise SystemExit("PyTorch's process has ended")
+
+        yield run
+
+
 class Rounds(Console):
     """Sees the loop's epochs begin and end, and lets others run between them, off the loop's clock."""
 
@@ -222,13 +250,10 @@ class Rounds(Console):
         self.print(f'round {record["epoch"] - 1}/{epochs - 1}  ' + '  '.join(line))
 
 
-def time_rounds(experiment: Experiment, folder: Path) -> dict:
+def time_rounds(experiment: Experiment, pytorch: Callable[[], None] | None, folder: Path) -> dict:
     """Runs the real loop with bare steps and PyTorch's in between; the first round warms up."""
-    runs = {'step': bare_steps(experiment)}
-    if find_spec('torch'):
-        runs['pytorch'] = torch_steps(experiment)
-    config, steps = experiment.config, experiment.steps
-    rounds = Rounds({name: lambda run=run: run(steps) for name, run in runs.items()})
+    config, steps, run = experiment.config, experiment.steps, bare_steps(experiment)
+    rounds = Rounds({'step': lambda: run(steps)} | ({'pytorch': pytorch} if pytorch else {}))
     Training(
         experiment,
         folder,
@@ -244,7 +269,7 @@ def time_rounds(experiment: Experiment, folder: Path) -> dict:
         'loop_images_per_second': float(speed['loop']),
         'loop_overhead': float(np.median(seconds['loop'] / seconds['step'])) - 1,
     }
-    if 'pytorch' in runs:
+    if pytorch:
         result |= {
             'pytorch': version('torch'),
             'pytorch_images_per_second': float(speed['pytorch']),

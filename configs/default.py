@@ -166,7 +166,8 @@ def get_config() -> ConfigDict:
     # PyTorch's: constant, step, multistep, exponential, cosine, cosine_restarts, onecycle, plateau.
     schedule.name = 'cosine'
     schedule.interval = 'step'  # whether the rate changes every step or every epoch (plateau: every epoch)
-    schedule.warmup_epochs = 0.0  # linear from near 0 to the schedule's first rate, before it begins
+    # Linear from near 0 to the schedule's first rate, before it begins; at most half of the run.
+    schedule.warmup_epochs = 0.0
     schedule.final_learning_rate = 0.0  # the lowest rate of cosine, cosine_restarts and plateau
     schedule.step_size = 30  # epochs from one fall to the next: step
     # Epochs after which the rate falls: multistep. On the command line --config.schedule.milestones=30,60
@@ -204,7 +205,10 @@ def get_config() -> ConfigDict:
     )
 
     config.checkpoint = checkpoint = ConfigDict()
-    checkpoint.every_epochs = 1  # 0: only at the end and when interrupted
+    # At the end of so many epochs, but where the last one is younger than so many seconds: saving takes a
+    # GPU longer than an epoch of a small model. 0 epochs: only at the end and when interrupted.
+    checkpoint.every_epochs = 1
+    checkpoint.min_seconds = 10.0
     checkpoint.every_steps = 0  # additionally; 0: off
 
     # Pairs of images of people, compared by the cosine similarity of their features after every epoch.

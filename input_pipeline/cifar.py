@@ -45,11 +45,11 @@ def prepare(name: str, root: Path, manual_dir: str) -> None:
         tfds.disable_progress_bar()
     builder_cls = _builder_cls(name)
     try:
-        root.mkdir(parents=True, exist_ok=True)
         builder = builder_cls(data_dir=root)
         if builder.data_path.exists():
             raise DataError(f'{builder.data_path} has no dataset_info.json, so it is incomplete: remove it.')
         builder.archive = _archive(builder, root, manual_dir)
+        root.mkdir(parents=True, exist_ok=True)
         builder.download_and_prepare(file_format='array_record')
     except DataError:
         raise
@@ -139,13 +139,14 @@ def _verify(archive: Path, expected, way_out: str) -> None:
 
 def _download(url: str, target: Path, expected) -> None:
     """Downloads a file; it appears under its name only when it is complete and right."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f'{target.name}.{uuid.uuid4().hex}.tmp')
     title = f'Downloading {url} ({expected.size / 1e6:,.0f} MB) to {target}'
     try:
-        with _connect(url, target) as response, open(temporary, 'wb') as file:
-            for block in track(_blocks(response, url, target), expected.size, title):
-                file.write(block)
+        with _connect(url, target) as response:
+            target.parent.mkdir(parents=True, exist_ok=True)  # not for nothing, where data_dir is mistyped
+            with open(temporary, 'wb') as file:
+                for block in track(_blocks(response, url, target), expected.size, title):
+                    file.write(block)
         _verify(temporary, expected, f'The download from {url} went wrong: try again')
         temporary.replace(target)
     finally:

@@ -4,7 +4,6 @@ What streaming workers carry over and read from, so this imports little.
 """
 
 import contextlib
-import resource
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -80,7 +79,9 @@ class EncodedImages:
         from array_record.python import array_record_module
 
         # Each holds its file open, and a shell allows 1,024 unless it is asked for more.
-        with contextlib.suppress(OSError, ValueError):  # macOS says infinity, and refuses it
+        with contextlib.suppress(ImportError, OSError, ValueError):  # not on Windows; macOS refuses infinity
+            import resource
+
             _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         return [array_record_module.ArrayRecordReader(path) for path in self._paths]

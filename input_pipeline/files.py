@@ -36,7 +36,7 @@ def fit_image(image: Picture, image_shape: tuple[int, int, int]) -> np.ndarray:
 
 def _encoded(image: Picture) -> bytes:
     if isinstance(image, str | Path):
-        return Path(image).read_bytes()
+        return Path(image).expanduser().read_bytes()
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in _CHANNELS:
             raise UnreadableImage(f'{image.dtype}{list(image.shape)} is not uint8[height, width, channels]')

@@ -80,9 +80,10 @@ def check_splits(name: str, splits: Sequence[str], available: Collection[str]) -
     for split in splits:
         if split not in available:
             raise DataError(
-                f'{name} has no split {split!r}; it has {", ".join(available)}. Splits are named by '
-                '--config.dataset.train_split=, validation_split= (with validation=0) and test_split= (empty '
-                "for none), by --config.verification.split=, and by evaluate.py's --split."
+                f'{name} has no split {split!r}; it has {", ".join(available)}. In training splits are named '
+                'by --config.dataset.train_split=, validation_split= (with validation=0), test_split= (empty '
+                'for none) and --config.verification.split=, to evaluate.py by --split= or, for the images '
+                'of --pairs, by --folder=.'
             )
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -26,6 +27,10 @@ class Split(NamedTuple):
     labels: np.ndarray  # int32[n]; -1 where an image has none
     ids: np.ndarray  # str[n]: the dataset's own where it has any, else '<split>-<index>'
 
+    def checksum(self) -> int:
+        """Returns a CRC-32 of labels and ids in their order."""
+        return zlib.crc32('\n'.join(self.ids).encode(), zlib.crc32(self.labels.tobytes()))
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -42,6 +47,7 @@ class Dataset:
     loader: str = 'resident'
     reason: str = ''
     constants: tuple[Sequence[float], Sequence[float]] | None = None  # mean and std, where they are known
+    train_checksum: int | None = None  # of the split that a run trains on, with what it holds out
     other_splits: tuple[str, ...] = ()  # there are, but not loaded
 
     @property
@@ -56,6 +62,7 @@ class Dataset:
             'class_names': list(self.class_names),
             'image_shape': list(self.image_shape),
             'constants': np.asarray(self.constants).tolist(),
+            'train_checksum': self.train_checksum,
         }
 
     @classmethod

@@ -99,7 +99,9 @@ class BatchNorm(nn.Module):
             y, mean, var = each[0].reshape(x.shape), each[1].mean(0), each[2].mean(0)
         if not initializing:
             count = x.size // x.shape[-1] // groups * (jax.lax.axis_size(axis_name) if axis_name else 1)
-            keep, unbiased = self.momentum, var * (count / max(count - 1, 1))
+            if count == 1:
+                raise ValueError(f'{"/".join(self.path)} needs more than one value of each channel to train')
+            keep, unbiased = self.momentum, var * (count / (count - 1))
             running_mean.value = keep * running_mean.value + (1 - keep) * mean
             running_var.value = keep * running_var.value + (1 - keep) * unbiased
         return y

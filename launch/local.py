@@ -33,13 +33,17 @@ def main() -> int:
     )
     parser.add_argument('--processes', type=int, required=True, help='how many')
     parser.add_argument('--devices_per_process', type=int, default=1, help='GPUs, or simulated CPU devices')
-    parser.add_argument('command', nargs='+', metavar='-- program', help='Python file and its arguments')
+    help = 'Python file and its arguments'
+    parser.add_argument('command', nargs=argparse.REMAINDER, metavar='-- program', help=help)
     arguments = parser.parse_args()
+    command = arguments.command[arguments.command[:1] == ['--'] :]
+    if not command:
+        parser.error('there is no program to start, such as: -- train.py --config=configs/resnet18.py')
     if min(arguments.processes, arguments.devices_per_process) < 1:
         parser.error('--processes and --devices_per_process must be at least 1')
     with socket.create_server(('127.0.0.1', 0)) as server:
         port = server.getsockname()[1]  # free now; process 0 will listen there
-    return run(arguments.command, arguments.processes, arguments.devices_per_process, port)
+    return run(command, arguments.processes, arguments.devices_per_process, port)
 
 
 def run(command: list[str], count: int, devices: int, port: int) -> int:

@@ -58,6 +58,7 @@ def tiny():
     config.loss.label_smoothing = 0.1
     config.schedule.warmup_epochs = 0.5
     config.ema.decay = 0.9
+    config.checkpoint.min_seconds = 0.0
     return config
 
 

@@ -65,7 +65,7 @@ def find_batch_size(config: ConfigDict, devices: Sequence[jax.Device] | None = N
     loader = experiment.loaders['train']
     data = experiment.execution.place_data(loader.arrays) if isinstance(loader, Resident) else None
     trials, reason = [], f'the {loader.size:,} training images are no more'
-    batch_size = -(-FIRST // unit) * unit
+    batch_size = max(min(-(-FIRST // unit), loader.size // unit), 1) * unit
     while batch_size <= loader.size:
         try:
             trial = _try(experiment, batch_size, data)
@@ -73,6 +73,8 @@ def find_batch_size(config: ConfigDict, devices: Sequence[jax.Device] | None = N
             if not is_out_of_memory(error):
                 raise
             reason = f'{batch_size:,} do not fit in memory'
+            if not trials:
+                reason += '; make config.model.width smaller'
             break
         trials.append(trial)
         console.print(f'batch {trial.batch_size:,}: {trial.images_per_second:,.0f} images per second')
@@ -83,7 +85,7 @@ def find_batch_size(config: ConfigDict, devices: Sequence[jax.Device] | None = N
             break
         batch_size *= 2
     if not trials:
-        raise ConfigError(f'no batch size can be tried: {reason}; make config.model.width smaller')
+        raise ConfigError(f'no batch size can be tried: {reason}')
     best = max(trial.images_per_second for trial in trials)
     chosen = next(t.batch_size for t in trials if t.images_per_second >= ENOUGH * best)
     console.print(_table(trials, chosen, experiment.execution.name))

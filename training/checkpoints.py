@@ -18,7 +18,7 @@ KEPT = dict.fromkeys(('last', 'best', 'best_verification'), 2)
 
 
 class Checkpoints:
-    """Reads and writes `directory/<name>/<step>/`. Writing goes on in the background until `close`."""
+    """Reads and writes `directory/<name>/<step>/`. The last write goes on in the background until `close`."""
 
     def __init__(self, directory: Path, *, read_only: bool = False):
         """`read_only` keeps out of the way of a run that is writing there."""

@@ -1,7 +1,7 @@
 """A trained model for a notebook or a program of one's own: images in, probabilities or features out."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from training.evaluation import Evaluator, check_output, restore, saved_config
 from training.tracking import write_csv
 
 CHUNK = 1024  # files read at a time
-Images = np.ndarray | Sequence[Picture] | Picture
+Images = np.ndarray | jax.Array | Iterable[Picture] | Picture
 
 
 class Classifier:
@@ -38,7 +38,7 @@ class Classifier:
     def __init__(
         self,
         workdir: str | Path,
-        checkpoint: str = 'best',
+        checkpoint: str | int = 'best',
         *,
         devices: Sequence[jax.Device] | None = None,
     ):
@@ -47,10 +47,10 @@ class Classifier:
         Raises:
           CheckpointError: there is no such checkpoint, or it is damaged.
         """
-        workdir = Path(workdir)
+        workdir = Path(workdir).expanduser()
         config = saved_config(workdir)
         config.parallel = 'jit'  # variables then have no axis of devices
-        self._experiment, self.variables, self.step = restore(config, workdir, checkpoint, devices)
+        self._experiment, self.variables, self.step = restore(config, workdir, str(checkpoint), devices)
         self.model, dataset = self._experiment.model, self._experiment.dataset
         self.class_names, self.image_shape = dataset.class_names, dataset.image_shape
         self.mean, self.std = dataset.constants
@@ -60,9 +60,9 @@ class Classifier:
         """Returns float32[n, classes], rows that sum to 1.
 
         Args:
-          images: uint8[n, *image_shape] (0 to 255: normalising is the model's affair); or a list of files,
-            Pillow's images and uint8[height, width, channels] of any size, which are resized and cut as those
-            of a folder are; or a single one of these.
+          images: uint8[n, *image_shape] (0 to 255: normalising is the model's affair), of NumPy or JAX; or
+            files, Pillow's images and uint8[height, width, channels] of any size, which are resized and cut
+            as those of a folder are; or a single one of these.
 
         Raises:
           DataError: the array has another shape or type, or a file cannot be read.
@@ -78,8 +78,12 @@ class Classifier:
         return self._outputs(f'features, {flip=}', lambda: self._experiment.feature_step(flip=flip), images)
 
     def _outputs(self, name: str, create_step: Callable, images) -> np.ndarray:
+        if isinstance(images, jax.Array):
+            images = np.asarray(images)
         if isinstance(images, str | Path | Image.Image) or getattr(images, 'ndim', 4) == 3:
             images = [images]
+        if not isinstance(images, np.ndarray):
+            images = [np.asarray(image) if isinstance(image, jax.Array) else image for image in images]
         if name not in self._compiled:
             self._compiled[name] = self._experiment.execution.compile_predict(create_step())
         parts = [
@@ -97,11 +101,12 @@ class Classifier:
             raise DataError(f'images must be uint8[n, {wanted}], but are {images.dtype}{list(images.shape)}.')
         count, devices = len(images), self._experiment.execution.device_count
         config = self._experiment.config.copy_and_resolve_references()
-        # No more than is needed, in few different sizes: each is compiled for.
+        # No more than is needed, in few different sizes: each is compiled for, as is each number of images.
         config.batch_size = min(config.batch_size, devices << max(-(-count // devices) - 1, 0).bit_length())
-        split = Split(images, np.full(count, -1, np.int32), np.arange(count).astype(str))
+        images = np.concatenate([images, np.zeros((-count % config.batch_size, *self.image_shape), np.uint8)])
+        split = Split(images, np.full(len(images), -1, np.int32), np.arange(len(images)).astype(str))
         evaluator = Evaluator(replace(self._experiment, config=config), Resident(split))
-        return evaluator.outputs(run, self.variables)
+        return evaluator.outputs(run, self.variables)[:count]
 
 
 def classify(
@@ -130,13 +135,17 @@ def classify(
     """
     if predictions is not None:
         check_output('predictions', predictions)
-    paths = sorted(path for path in folder.rglob('*') if path.suffix.lower() in SUFFIXES)
+    files = sorted(path for path in folder.rglob('*') if path.is_file())
+    paths = [path for path in files if path.suffix.lower() in SUFFIXES]
     if not paths:
         raise DataError(
             f'--folder={folder}: there is no such folder, or no image ({", ".join(SUFFIXES)}) in it.'
         )
     classifier, rows = Classifier(workdir, checkpoint, devices=devices), []
     is_main = jax.process_index() == 0
+    if is_main and len(paths) < len(files):
+        left = f'{len(files) - len(paths):,} other files in {folder} are ignored'
+        print(f'{left}; images are {", ".join(SUFFIXES)}', file=sys.stderr)
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     for chunk in track(chunks, len(paths), f'Classifying {len(paths):,} images of {folder}'):
         images = {}

@@ -27,9 +27,12 @@ _TYPES = {
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parses like absl, but answers a mistyped config key with the nearest one."""
+    """Parses like absl, but answers a mistyped config key with the nearest one, and knows `--flag=~/…`."""
+    argv = [re.sub('(?<==)~.*', lambda path: os.path.expanduser(path[0]), argument) for argument in argv]
     try:
         return flags.FLAGS(argv)
+    except SystemExit:  # of --help, which absl ends with code 1
+        sys.exit(0)
     except flags.Error as error:
         sys.exit(f'error: {_explain_flag(str(error))}')
     except (AttributeError, ImportError, KeyError, OSError, SyntaxError, TypeError, ValueError) as error:

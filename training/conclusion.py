@@ -109,7 +109,9 @@ def _draw(
             selected_on=selected_on,
             train_loss=loss_extras(experiment.config),
         ),
-        'learning_rate': plots.learning_rate(time_axis, rates, folder / 'learning_rate.png', title=title),
+        'learning_rate': plots.learning_rate(
+            time_axis, rates, folder / 'learning_rate.png', title=f'{title}, learning rate'
+        ),
     }
 
 

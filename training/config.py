@@ -205,6 +205,7 @@ RULES: dict[str, Rule] = {
     'early_stopping.patience': _at_least(0),
     'early_stopping.metric': _one_of('auto', *METRICS),
     'checkpoint.every_epochs': _at_least(0),
+    'checkpoint.min_seconds': _at_least(0),
     'checkpoint.every_steps': _at_least(0),
     'verification.pairs': _anything,
     'verification.split': lambda value: None if value else 'the name of a split, such as ver_data',

@@ -175,6 +175,8 @@ def _find_labels(
         try:
             test = find_loader(experiment, config.name, 'test')
         except DataError as error:
+            if experiment.execution.process_count > 1:
+                raise  # the other processes wait for this one
             raise Unlabelled(f'there is no {path}, and of test: {error}') from error
         if (order := _original_order(test.ids)) is None:
             raise Unlabelled(f'there is no {path}, and the ids of test do not tell its original order')

@@ -262,12 +262,27 @@ def find_loader(
             f'{dataset} has {loaded.num_classes} classes ({theirs}, …), but the model was trained on the '
             f'{trained_on.num_classes} of {trained_on.name} ({ours}, …): evaluate one with these.'
         )
-    if loaded.image_shape[2] != trained_on.image_shape[2]:
+    if loaded.image_shape != trained_on.image_shape:
+        _check_shape(experiment, loaded)
+    held_out = own and config.validation and stored == config.train_split
+    if held_out and loaded.splits[stored].checksum() != trained_on.train_checksum:
         raise DataError(
-            f'{dataset} has images of {loaded.image_shape[2]} channels, {trained_on.name} of '
-            f'{trained_on.image_shape[2]}.'
+            f'{dataset} has other images in {stored} than when the run held its validation images out of '
+            'them: which ones those were is not known any more. Put them back, or name another --split.'
         )
     return select_loader(config, loaded, split, labelled=labelled)
+
+
+def _check_shape(experiment: Experiment, dataset: sources.Dataset) -> None:
+    """Raises DataError where the model does not take the images of another dataset."""
+    batch = {'image': jax.ShapeDtypeStruct((1, *dataset.image_shape), np.uint8)}
+    try:
+        jax.eval_shape(experiment.predict_step(), experiment.abstract_state().variables, batch)
+    except Exception as error:  # of Flax or JAX, as the layer has it
+        theirs, ours = (' x '.join(map(str, d.image_shape)) for d in (dataset, experiment.dataset))
+        raise DataError(
+            f'{dataset.name} has images of {theirs}, which the model, trained on {ours}, does not take.'
+        ) from error
 
 
 def _write_predictions(path: Path, ids: np.ndarray, labels: np.ndarray, logits: np.ndarray) -> None:

@@ -45,12 +45,6 @@ def resolve(config: ConfigDict, devices: Sequence[jax.Device]) -> ConfigDict:
             config.dataset[name] = str(Path(config.dataset[name]).expanduser().absolute())
     if config.dataset.folder:
         config.dataset.name = prepare.folder_dataset_name(config.dataset.name, config.dataset.folder)
-    schedule = config.schedule
-    if schedule.name != 'constant' and schedule.warmup_epochs >= config.epochs:
-        # A run shortened on the command line: half of it is for the schedule.
-        schedule.warmup_epochs = float(
-            config.epochs // 2 if schedule.interval == 'epoch' else config.epochs / 2
-        )
     on_cpu = devices[0].platform == 'cpu'
     if config.precision == 'auto':
         config.precision = 'bfloat16' if _convolves_bfloat16(devices[0]) else 'float32'
@@ -147,6 +141,12 @@ class Experiment:
         return create_predict_step(self.model, normalize=self.normalize)
 
     def feature_step(self, *, flip: bool) -> Callable:
+        """Raises ConfigError where the model, one of the user's own, has no features."""
+        if not hasattr(self.model, 'features'):
+            raise ConfigError(
+                f'config.model.name={self.config.model.name}: has no method features(images, *, train), '
+                'which pairs and --features need'
+            )
         return create_feature_step(self.model, normalize=self.normalize, flip=flip)
 
 
@@ -189,6 +189,8 @@ def create_experiment(
         lambda: normalization.constants(config.dataset.normalization, dataset, config.dataset.train_split)
     )
     dataset = replace(dataset, constants=(mean, std))
+    if loaders:
+        dataset = replace(dataset, train_checksum=dataset.splits[config.dataset.train_split].checksum())
     dtype = jnp.dtype(config.precision)
     model = create_model(
         config.model,
@@ -252,6 +254,14 @@ def select_loader(
             'lacks): classifiers are neither trained nor evaluated on it.'
         )
     if config.validation and name in ('train', 'val'):
+        counts = np.bincount(split.labels[split.labels >= 0], minlength=dataset.num_classes)
+        if (counts == 1).any():
+            lonely = ', '.join(dataset.class_names[label] for label in np.flatnonzero(counts == 1)[:5])
+            raise DataError(
+                f'config.dataset.validation={config.validation:g}: there is only one training image of '
+                f'{lonely}, and each class needs one to train on and one to hold out. Add images, or set '
+                '--config.dataset.validation=0.'
+            )
         train_rows, val_rows = carve_validation(split.labels, config.validation, config.validation_seed)
         rows = train_rows if name == 'train' else val_rows
     return create_loader(config, split, rows)
@@ -273,7 +283,7 @@ def check_training(experiment: Experiment) -> None:
         raise ConfigError(
             f'config.batch_size={config.batch_size}: larger than the {size} training images, of which '
             f'dataset.drop_last would drop all; take one of at most {size}, such as --config.batch_size='
-            f'{min(32, size) // unit * unit or unit}'
+            f'{min(32, size) // unit * unit or unit}, or --config.dataset.drop_last=False'
         )
     if not config.dataset.drop_last and rest % unit:
         raise ConfigError(
@@ -281,6 +291,26 @@ def check_training(experiment: Experiment) -> None:
             f'{unit} ({devices} devices x {config.optimizer.accumulation_steps} accumulation steps); set '
             '--config.dataset.drop_last=True or change batch_size'
         )
+    smallest = config.batch_size if config.dataset.drop_last or not rest else rest
+    if smallest == config.optimizer.accumulation_steps * (1 if config.batch_norm.sync else devices):
+        _check_single_image(experiment)
+
+
+def _check_single_image(experiment: Experiment) -> None:
+    """Raises ConfigError where batch norm would take the statistics of an image of a single pixel."""
+    config, dataset = experiment.config, experiment.dataset
+    model = create_model(config.model, num_classes=dataset.num_classes, dtype=jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
+    keys = {name: jax.random.key(0) for name in ('params', 'dropout')}
+    variables = jax.eval_shape(functools.partial(model.init, train=False), keys, images)
+    train = functools.partial(model.apply, train=True, mutable=True)
+    try:
+        jax.eval_shape(lambda variables, images: train(variables, images, rngs=keys), variables, images)
+    except ValueError as error:
+        raise ConfigError(
+            f'config.batch_size={config.batch_size}: leaves single images to a last batch, an accumulation '
+            f'step or a device, and {error}. Set --config.dataset.drop_last=True, or change batch_size.'
+        ) from error
 
 
 def augmented_images(experiment: Experiment, count: int) -> tuple[np.ndarray, list[str]]:

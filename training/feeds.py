@@ -52,17 +52,17 @@ class StreamingFeed:
     """Gives one batch after the other; a thread puts them on the devices ahead of their use.
 
     Attributes:
-      waited: seconds for which the devices lacked a batch to work on, without those for the first.
+      waited: seconds for which the devices lacked a batch to work on.
     """
 
     def __init__(self, execution: Execution, batches: Iterator[dict[str, np.ndarray]]):
-        """`batches` has a method `close`, as a generator has."""
+        """Waits for the first of the batches, which have a method `close`, as a generator has."""
         self.waited = 0.0
-        self._first = True
         self._queue = queue.Queue(_AHEAD)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._fill, args=(execution, batches), daemon=True)
         self._thread.start()
+        self._first = self._queue.get()
 
     def take(self, running: Any) -> Any:
         """Returns the next batch on the devices, or None after the last.
@@ -73,14 +73,15 @@ class StreamingFeed:
         Raises:
           Whatever reading the batch raised.
         """
-        try:
-            item = self._queue.get_nowait()
-        except queue.Empty:
-            jax.block_until_ready(running)
-            started = time.monotonic()
-            item = self._queue.get()
-            self.waited += 0.0 if self._first else time.monotonic() - started
-        self._first = False
+        item, self._first = self._first, None
+        if item is None:
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                jax.block_until_ready(running)
+                started = time.monotonic()
+                item = self._queue.get()
+                self.waited += time.monotonic() - started
         if isinstance(item, Exception):
             raise item
         return None if item is _END else item

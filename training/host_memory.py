@@ -4,6 +4,7 @@ import ctypes
 import math
 import os
 import platform
+from importlib.util import find_spec
 from pathlib import Path
 
 _MEMINFO = Path('/proc/meminfo')
@@ -98,5 +99,9 @@ def _set(parameter: int, value: int) -> None:
 
 def _libc() -> ctypes.CDLL | None:
     """Returns the GNU C library, where that is the one in use and steps run on a CPU."""
-    on_cpu = os.environ.get('JAX_PLATFORMS') == 'cpu' or not any(Path(path).exists() for path in _GPUS)
+    on_cpu = (
+        os.environ.get('JAX_PLATFORMS') == 'cpu'
+        or find_spec('jax_plugins') is None  # where JAX's support for GPUs is installed
+        or not any(Path(path).exists() for path in _GPUS)
+    )
     return ctypes.CDLL(None) if on_cpu and platform.libc_ver()[0] == 'glibc' else None

@@ -19,7 +19,6 @@ from training.feeds import create_training_feed
 from training.host_memory import take_holes
 from training.interruption import Interrupted, Interruption
 from training.loss_scale import all_finite
-from training.metric_names import higher_is_better
 from training.parallel import SUMS
 from training.progress import Progress, restored_progress
 from training.schedules import hyperparameters
@@ -49,6 +48,7 @@ class Training:
         self._evaluators: dict[str, Evaluator] = {}  # of the split that chooses the best epoch
         self._verifier: Verifier | None = None  # where the config names pairs
         self._unsaved = {}  # variables of the best epochs that are not yet on disk
+        self._saved = time.monotonic()  # when it last was
         # Seconds a step takes, an epoch's mean (one dispatch's depend on when the host waits); 0: not known.
         self._pace = 0.0
         self._streaming = experiment.dataset.loader == 'streaming'
@@ -135,24 +135,26 @@ class Training:
 
         if self._streaming:
             record['data_wait'] = progress.waited / progress.seconds
-        score, best = self._score(record), self.progress.best
-        better = score is None or best is None or score > best
-        if better:
-            self._unsaved['best'] = self.execution.unreplicate(variables)
-        self._update_progress(record, better)
-        if self.progress.best_verification_epoch == record['epoch']:
-            self._unsaved['best_verification'] = self.execution.unreplicate(variables)
+        better = progress.finish_epoch(self.config, record, self.selected_on)
+        self._unsaved |= {name: self.execution.unreplicate(variables) for name in better}
         self.tracker.log_epoch(record)
-        self.console.epoch_line(record, self.config.epochs, best=better and self.selected_on is not None)
+        best = 'best' in better and self.selected_on is not None
+        self.console.epoch_line(record, self.config.epochs, best=best)
         signum = interruption.signum
         last = progress.stopped or progress.epoch == self.config.epochs
         every = self.config.checkpoint
-        due = _divides(every.every_epochs, progress.epoch) or _divides(every.every_steps, record['step'])
-        if last or signum or due:
+        due = (
+            _divides(every.every_epochs, progress.epoch) and self._seconds_since_saved() >= every.min_seconds
+        )
+        if last or signum or due or _divides(every.every_steps, record['step']):
             self._save(record['step'])
         if signum and not last:
             raise Interrupted(signum)
         return record
+
+    def _seconds_since_saved(self) -> float:
+        """The same in all processes."""
+        return float(np.asarray(self.execution.maximum([time.monotonic() - self._saved]))[0])
 
     def _verify(self, variables, step: int) -> dict[str, float]:
         """Returns what the record of an epoch says of the pairs."""
@@ -256,33 +258,6 @@ class Training:
         elif pace * self._chunk > SECONDS_PER_DISPATCH * 2:
             self._chunk = max(1, self._chunk // 2)
 
-    def _score(self, record: dict) -> list[float] | None:
-        """Returns what chooses the best epoch: accuracy, and of equal ones the lower loss."""
-        if self.selected_on is None:
-            return None
-        return [record[f'{self.selected_on}_accuracy'], -record[f'{self.selected_on}_loss']]
-
-    def _update_progress(self, record: dict, better: bool) -> None:
-        progress, stopping = self.progress, self.config.early_stopping
-        progress.epoch = record['epoch']
-        progress.train_seconds += progress.seconds
-        progress.seconds, progress.waited, progress.sums = 0.0, 0.0, dict.fromkeys(SUMS, 0.0)
-        if better:
-            progress.best, progress.best_epoch = self._score(record), record['epoch']
-        if self._verifier is not None:
-            # As R1 keeps it: by accuracy; of equal ones by the lower EER.
-            score = [record['verification_accuracy'], -record['verification_eer']]
-            if progress.best_verification is None or score > progress.best_verification:
-                progress.best_verification, progress.best_verification_epoch = score, record['epoch']
-        progress.plateau.step(self.config, record)
-        if stopping.patience:
-            sign = 1 if higher_is_better(stopping.metric) else -1
-            value = sign * record[stopping.metric]
-            improved = progress.stopping_best is None or value > progress.stopping_best
-            progress.stopping_best = value if improved else progress.stopping_best
-            progress.stale_epochs = 0 if improved else progress.stale_epochs + 1
-            progress.stopped = progress.stale_epochs >= stopping.patience
-
     def _save(self, step: int) -> None:
         if not self.execution.fetch(_all_finite(self.state.params)).all():
             raise NonFiniteLoss(self._non_finite('parameters', step))
@@ -298,6 +273,7 @@ class Training:
         self._unsaved = {}
         state = self.execution.unreplicate(self.state)
         self.checkpoints.save('last', step, state, {**metadata, 'progress': asdict(self.progress)})
+        self._saved = time.monotonic()
 
     def _restored_state(self):
         """Returns the state of the last checkpoint, or None where there is none."""
@@ -311,7 +287,9 @@ class Training:
         for name in ('best', 'best_verification'):  # one may have been saved without its `last`
             self.checkpoints.delete_from(name, steps[-1] + 1)
         self.console.print(f'Continuing from step {steps[-1]:,} ({self.progress.epoch} epochs done).')
-        if (epochs := metadata['config']['epochs']) != self.config.epochs:
+        if self.config.epochs < self.progress.epoch:
+            self.console.print(f'More than config.epochs={self.config.epochs} are done: nothing is trained.')
+        elif (epochs := metadata['config']['epochs']) != self.config.epochs:
             self.console.print(
                 f'config.epochs was {epochs}, is {self.config.epochs}: the schedule follows the new one, so '
                 'the learning rate may jump.'
@@ -326,8 +304,8 @@ class Training:
         now = {'train_images': self.experiment.loaders['train'].size, **dataset.description()}
         if changed := [f'{key} was {then[key]}, is {now[key]}' for key in now if then[key] != now[key]]:
             raise CheckpointError(
-                f'{dataset.name} has changed since {self.workdir} was trained on it: {"; ".join(changed)}. '
-                'Put it back, or begin a new run in another --workdir.'
+                f'{dataset.name} has changed since {self.workdir} was trained on it: {"; ".join(changed)} '
+                '(train_checksum: of labels and names). Put it back, or begin a new run in another --workdir.'
             )
 
     def _finish(self, records: list[dict], started: float) -> dict:

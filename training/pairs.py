@@ -193,8 +193,8 @@ def pair_images(pairs: Pairs, split: Split, folder: str) -> PairedImages:
         pair, side = np.argwhere(rows < 0)[0]
         missing = len(set(np.array(pairs.names)[rows < 0]))
         raise DataError(
-            f'{pairs.path}, line {pairs.lines[pair]}: there is no image {pairs.names[pair][side]!r} among '
-            f'the {len(split.ids):,} of {folder} ({missing:,} of the images named are missing)'
+            f'{pairs.path}, line {pairs.lines[pair]}: there is no image {pairs.names[pair][side]!r} in '
+            f'{folder} ({missing:,} of the images named are missing)'
         )
     used, rows = np.unique(rows, return_inverse=True)
     return PairedImages(split, used, rows.reshape(-1, 2), pairs.labels, pairs.folds)

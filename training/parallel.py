@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from training import ConfigError
 from training.host_memory import available_bytes, return_large_blocks, take_holes
+from training.processes import count_on_this_machine
 from training.steps import evaluation_sums
 
 AXIS = 'batch'
@@ -153,8 +154,8 @@ class Execution:
 
         The same in all processes, each of which must call this.
         """
-        # What is sent to devices is on the host first.
-        return self._least(min(available_bytes(), self._device_bytes()))
+        # What is sent to devices is on the host first, a copy in each process.
+        return self._least(min(available_bytes() / count_on_this_machine(), self._device_bytes()))
 
     def _device_bytes(self) -> float:
         if self.devices[0].platform == 'cpu':

@@ -1,5 +1,6 @@
 """Plots of a run, as one would put them into a report. Each is written at once and its path returned."""
 
+import logging
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from input_pipeline.writing import written
@@ -22,8 +24,15 @@ SPLITS = {
 GREY = '#666666'
 DASHED = {'color': GREY, 'linewidth': 1, 'linestyle': (0, (4, 3)), 'zorder': 1.5}
 DPI = 150
+# With letters that matplotlib's own font lacks; which of them there are depends on the machine.
+_OTHER_FONTS = (
+    *('Noto Sans CJK SC', 'Noto Sans CJK JP', 'WenQuanYi Zen Hei', 'Microsoft YaHei', 'Malgun Gothic'),
+    *('Hiragino Sans', 'Arial Unicode MS', 'Noto Sans Devanagari', 'Noto Sans Thai', 'Nirmala UI', 'Tahoma'),
+)
+logging.getLogger('matplotlib.font_manager').setLevel(logging.ERROR)  # some of these have one weight only
 STYLE = matplotlib.rc_context(
     {
+        'font.family': ['DejaVu Sans', *filter(get_font_names().__contains__, _OTHER_FONTS)],
         'font.size': 10,
         'axes.titlesize': 10,
         'axes.titlelocation': 'left',
@@ -88,7 +97,8 @@ def _curves(axes: Axes, records: Sequence[Mapping], metric: str, best_epoch: int
         values = _floats([record.get(f'{split}_{metric}') for record in records]) * scale
         if not np.isfinite(values).any():
             continue
-        axes.plot(epochs, values, color=color, label=label, marker=marker(epochs))
+        width = {} if len(epochs) <= 300 else {'linewidth': 0.7}
+        axes.plot(epochs, values, color=color, label=label, marker=marker(epochs), **width)
         if best_epoch in epochs and np.isfinite(value := values[epochs.index(best_epoch)]):
             axes.plot(best_epoch, value, 'o', color=color, markersize=8, fillstyle='none', clip_on=False)
             best.append(f'{label} {value:.2f} %' if metric == 'accuracy' else f'{label} {value:.3f}')
@@ -107,7 +117,7 @@ def epoch_axis(axes: Axes, epochs: Sequence[float]) -> None:
     axes.grid(True)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if len(set(epochs)) == 1:
-        axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
+        axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
 
 
 @STYLE
@@ -117,9 +127,10 @@ def learning_rate(epochs: Sequence[float], rates: Sequence[float], path: Path, *
     figure.suptitle(title, x=0.015, ha='left')
     axes = figure.subplots()
     axes.plot(epochs, rates, color=SPLITS['train'][1], marker=marker(epochs))
-    axes.set(xlabel='epoch', ylabel='learning rate', ylim=(0, None))
+    axes.set(xlabel='epochs done', ylabel='learning rate', xlim=(0, int(epochs[-1]) + 1), ylim=(0, None))
     axes.ticklabel_format(axis='y', scilimits=(-3, 3))
-    epoch_axis(axes, epochs)
+    axes.grid(True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return save(figure, path)
 
 
@@ -215,6 +226,8 @@ def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str], path: Path,
     axes.set_yticks(ticks, names)
     axes.set(xlabel='predicted class', ylabel='true class')
     if small:
+        for row in np.flatnonzero(totals == 0):
+            axes.text((count - 1) / 2, row, 'no images', ha='center', va='center', fontsize=8, color=GREY)
         for row, column in np.argwhere(matrix):
             value = percent[row, column]
             color = 'white' if norm(value) > 0.6 else 'black'

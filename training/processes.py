@@ -179,18 +179,29 @@ def in_turn(load: Callable[[], Any]) -> Any:
 _barriers = itertools.count()
 
 
-@functools.cache
 def _turn() -> int:
     import jax
 
-    index = jax.process_index()
-    _client().key_value_set(f'machine/{index}', socket.gethostname())
-    machines = [
-        _client().blocking_key_value_get(f'machine/{i}', 1000 * 600) for i in range(jax.process_count())
-    ]
+    index, machines = jax.process_index(), _machines()
     if index == 0:
         return 0
     return 1 if machines.index(machines[index]) == index else 2
+
+
+def count_on_this_machine() -> int:
+    """Returns how many of the processes share this machine's memory. To be called by all."""
+    return max(_machines().count(socket.gethostname()), 1)  # none where this one is alone
+
+
+@functools.cache
+def _machines() -> list[str]:
+    """Returns the host name of each process; none where this one is alone. To be called by all."""
+    import jax
+
+    if jax.process_count() == 1:
+        return []
+    _client().key_value_set(f'machine/{jax.process_index()}', socket.gethostname())
+    return [_client().blocking_key_value_get(f'machine/{i}', 1000 * 600) for i in range(jax.process_count())]
 
 
 class Watch:

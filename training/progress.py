@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from ml_collections import ConfigDict
 
+from training.metric_names import higher_is_better
 from training.parallel import SUMS
 from training.schedules import Plateau
 
@@ -25,6 +26,36 @@ class Progress:
     stale_epochs: int = 0  # since it last became better
     stopped: bool = False  # by early stopping
     plateau: Plateau = field(default_factory=Plateau)
+
+    def finish_epoch(self, config: ConfigDict, record: dict, selected_on: str | None) -> list[str]:
+        """Counts an epoch as done, and returns the names of the checkpoints it is the best one for.
+
+        Chosen are the highest accuracy, and of equal ones the lower loss on the split `selected_on` (none:
+        each epoch is better than the one before) or, as R1 has it, EER of the pairs.
+        """
+        self.epoch = record['epoch']
+        self.train_seconds += self.seconds
+        self.seconds, self.waited, self.sums = 0.0, 0.0, dict.fromkeys(SUMS, 0.0)
+        better = []
+        score = selected_on and [record[f'{selected_on}_accuracy'], -record[f'{selected_on}_loss']]
+        if score is None or self.best is None or score > self.best:
+            self.best, self.best_epoch = score, self.epoch
+            better.append('best')
+        if 'verification_accuracy' in record:
+            score = [record['verification_accuracy'], -record['verification_eer']]
+            if self.best_verification is None or score > self.best_verification:
+                self.best_verification, self.best_verification_epoch = score, self.epoch
+                better.append('best_verification')
+        self.plateau.step(config, record)
+        stopping = config.early_stopping
+        if stopping.patience:
+            value = record[stopping.metric] * (1 if higher_is_better(stopping.metric) else -1)
+            if self.stopping_best is None or value > self.stopping_best:
+                self.stopping_best, self.stale_epochs = value, 0
+            else:
+                self.stale_epochs += 1
+            self.stopped = self.stale_epochs >= stopping.patience
+        return better
 
 
 def restored_progress(metadata: dict, config: ConfigDict) -> Progress:

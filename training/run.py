@@ -20,7 +20,7 @@ from training.evaluation_metrics import describe_accuracy
 from training.experiment import Experiment, augmented_images, check_training, create_experiment, resolve
 from training.loop import Training
 from training.progress import Progress, restored_progress
-from training.schedules import highest_rate
+from training.schedules import highest_rate, warmup_epochs
 from training.tracking import Tracker, write_json
 from training.unused_keys import unused_keys
 from training.verification import describe
@@ -41,13 +41,12 @@ def run(config: ConfigDict, workdir: str | Path, devices: Sequence[jax.Device] |
       NonFiniteLoss, Interrupted: as training.loop.Training.run.
     """
     configuration.check(config)
-    workdir, devices, console = Path(workdir), devices or jax.devices(), Console()
+    workdir, devices, console = Path(workdir).expanduser(), devices or jax.devices(), Console()
     for key, reason in unused_keys(config).items():
         console.print(f'config.{key} has no effect with {reason}')
-    warmup = config.schedule.warmup_epochs
     config = resolve(config, devices)
-    if config.schedule.warmup_epochs != warmup:
-        console.print(f'warm-up shortened from {warmup:g} to {config.schedule.warmup_epochs:g} epochs')
+    if (warmup := warmup_epochs(config)) < config.schedule.warmup_epochs:
+        console.print(f'warm-up shortened from {config.schedule.warmup_epochs:g} to {warmup:g} epochs')
     found = Checkpoints(workdir / 'checkpoints', read_only=True)
     if steps := found.steps('last'):
         metadata = found.metadata('last', steps[-1])
@@ -146,6 +145,11 @@ def _describe(console: Console, experiment: Experiment, parts: list[summary.Modu
         f'{dataset.num_classes} classes'
     )
     held_out = experiment.loaders['val'].size if config.dataset.validation else 0
+    if held_out:
+        lacking = sorted({*range(dataset.num_classes)} - {*experiment.loaders['val'].labels.tolist()})
+        if lacking:
+            listed = ', '.join(dataset.class_names[label] for label in lacking[:5])
+            console.print(f'warning: no image is held out of {len(lacking)} classes ({listed}), the smallest')
     if held_out > experiment.loaders['train'].size:
         console.print(
             f'warning: --config.dataset.validation={config.dataset.validation:g} holds out more images than '

@@ -31,6 +31,15 @@ def highest_rate(config: ConfigDict) -> float:
     return optimizer.learning_rate * ratio ** BATCH_SCALINGS[optimizer.scale_with_batch]
 
 
+def warmup_epochs(config: ConfigDict) -> float:
+    """Returns how long warm-up is: `schedule.warmup_epochs`, rounded where the rate changes every epoch.
+
+    At most half of the run, which may have been shortened on the command line.
+    """
+    epochs, half = config.schedule.warmup_epochs, config.epochs / 2
+    return min(round(epochs), int(half)) if config.schedule.interval == 'epoch' else min(epochs, half)
+
+
 @dataclass
 class Plateau:
     """The state of torch.optim.lr_scheduler.ReduceLROnPlateau, as a checkpoint keeps it."""
@@ -50,7 +59,7 @@ class Plateau:
           record: `epoch` (1-based) and the metric that `schedule.plateau_metric` names.
         """
         schedule = config.schedule
-        if schedule.name != 'plateau' or record['epoch'] - 1 < schedule.warmup_epochs:
+        if schedule.name != 'plateau' or record['epoch'] - 1 < warmup_epochs(config):
             return
         metric = record[schedule.plateau_metric]
         if self.best is None or _is_better(schedule, metric, self.best):
@@ -102,7 +111,7 @@ def hyperparameters(
     per_epoch = 1 if schedule.interval == 'epoch' else steps_per_epoch  # scheduler steps
     steps = epoch * steps_per_epoch + np.arange(steps_per_epoch)
     intervals = steps * per_epoch // steps_per_epoch
-    warmup = round(schedule.warmup_epochs * per_epoch)
+    warmup = round(warmup_epochs(config) * per_epoch)
     time = np.maximum(intervals - warmup, 0)
     rest = max(config.epochs * per_epoch - warmup, 1)
 
@@ -145,7 +154,7 @@ def _rates(config: ConfigDict, time: np.ndarray, per_epoch: int, rest: int) -> n
             return _cosine(base, final, time / (schedule.t_max * per_epoch or rest))
         case 'cosine_restarts':
             restarts, since, length = _restarts(time, schedule.t_0 * per_epoch, schedule.t_mult)
-            return _cosine(base * schedule.restart_decay**restarts, final, since / length)
+            return _cosine(np.maximum(base * schedule.restart_decay**restarts, final), final, since / length)
 
 
 def _restarts(time: np.ndarray, first: int, factor: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

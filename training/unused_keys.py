@@ -11,6 +11,9 @@ _PLATEAU = 'metric mode factor patience threshold threshold_mode cooldown eps'
 # Keys, the key that decides whether they are read, and its values with which they are: () is all that
 # switch something on.
 _READ_WITH = (
+    ('validation_seed', 'dataset.validation', ()),
+    ('bad_images', 'dataset.folder', ()),
+    ('workers', 'dataset.loader', ('auto', 'streaming')),
     ('crop_mode', 'augmentation.crop_padding', ()),
     ('rotation_interpolation rotation_fill', 'augmentation.rotation', ()),
     ('perspective_probability', 'augmentation.perspective', ()),
@@ -44,6 +47,7 @@ _READ_WITH = (
 # Keys of config.model, and the field of a model that is made of each.
 _FIELDS = {
     'hidden': 'hidden',
+    'stem': 'stem',
     'se': 'stem_gate',
     'stage_sizes': 'stage_sizes',
     'kernel_sizes': 'kernel_sizes',

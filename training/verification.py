@@ -87,11 +87,14 @@ def cosine_similarities(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def describe(summary: dict) -> str:
-    """Returns one line, such as 'EER 9.54 % (8.10 to 11.02)  accuracy …'; in brackets the 95 % interval."""
-    parts = []
+    """Returns one line, such as 'EER 9.54 % (8.10 to 11.02)  accuracy …'; in brackets the 95 % interval.
+
+    That is left out with fewer than 20 pairs of a kind, whose resamples are too much alike.
+    """
+    parts, enough = [], min(summary['genuine'], summary['impostor']) >= 20
     for name, label in (('eer', 'EER'), ('accuracy', 'accuracy'), ('auc', 'AUC')):
         interval = summary.get('intervals', {}).get(name)
-        between = ' ({:.2f} to {:.2f})'.format(*(100 * v for v in interval)) if interval else ''
+        between = ' ({:.2f} to {:.2f})'.format(*(100 * v for v in interval)) if interval and enough else ''
         parts.append(f'{label} {100 * summary[name]:.2f} %{between}')
     return '  '.join(parts)
 

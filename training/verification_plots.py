@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from training import plots
 from training.pairs import PairedImages
@@ -65,7 +65,10 @@ def roc_curve(labels: np.ndarray, scores: np.ndarray, path: Path, *, title: str)
     axes.plot(max(eer, lowest), 1 - eer, 'o', color=ORANGE, markersize=7, fillstyle='none', clip_on=False)
     axes.set(xscale='log', xlim=(lowest, 1), ylim=(0, 1.005))
     axes.set(xlabel='false positive rate (%)', ylabel='true positive rate (%)')
+    if lowest > 1e-3:  # powers of ten would be too few
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(_PER_CENT)
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(_PER_CENT)
     axes.grid(True)
     axes.legend(loc='best')

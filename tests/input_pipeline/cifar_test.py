@@ -4,6 +4,7 @@ import sys
 import tarfile
 import time
 import urllib.error
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,6 +114,7 @@ def test_no_network_is_said_with_the_ways_out(dataset_config, monkeypatch):
     monkeypatch.setattr(cifar.urllib.request, 'urlopen', refuse)
     with pytest.raises(DataError, match=r'Cannot download https.*not known.*manual_dir=DIR.*data_dir=DIR'):
         sources.load(dataset_config)
+    assert not Path(dataset_config.data_dir).exists()
 
 
 def test_silent_network_is_given_up_on(dataset_config, monkeypatch):

@@ -99,6 +99,12 @@ def test_batch_norm_keeps_float32_statistics_of_bfloat16():
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
 
 
+def test_batch_norm_refuses_to_train_on_single_values():
+    variables = BatchNorm().init(jax.random.key(0), jnp.ones((2, 1, 1, 3)), train=True)
+    with pytest.raises(ValueError, match='needs more than one value of each channel'):
+        BatchNorm().apply(variables, jnp.ones((1, 1, 1, 3)), train=True, mutable=['batch_stats'])
+
+
 def test_gelu_is_the_exact_one():
     assert ACTIVATIONS['gelu'](1.0) == pytest.approx(0.8413447, rel=1e-5)  # the normal distribution's
 

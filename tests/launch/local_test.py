@@ -11,10 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def start(*arguments, processes=2, **options):
+def start(*arguments, processes=2, separator=('--',), **options):
     command = [sys.executable, '-m', 'launch.local', f'--processes={processes}', *options.pop('before', ())]
     return subprocess.Popen(
-        [*command, '--', *map(str, arguments)],
+        [*command, *separator, *map(str, arguments)],
         cwd=ROOT,
         text=True,
         stdout=subprocess.PIPE,
@@ -78,7 +78,9 @@ def test_process_0_is_shown_and_the_errors_of_others_have_their_number(program):
 
 
 def test_the_exit_code_is_that_of_the_first_that_failed(program):
-    process = start(program('if index == 2: sys.exit(7)\ntime.sleep(1)\nsys.exit(1)'), processes=3)
+    process = start(
+        program('if index == 2: sys.exit(7)\ntime.sleep(1)\nsys.exit(1)'), processes=3, separator=()
+    )
     process.communicate(timeout=20)
     assert process.returncode == 7
 

@@ -36,8 +36,14 @@ def test_it_stops_where_doubling_gains_nothing(config, speeds, capsys):
 
 
 def test_a_model_that_never_fits_is_an_error(config, speeds):
-    with pytest.raises(ConfigError, match='32 do not fit in memory'):
+    with pytest.raises(ConfigError, match=r'32 do not fit in memory; make config\.model\.width smaller'):
         find_batch_size(config, jax.devices()[:1])
+
+
+def test_fewer_images_than_the_first_size_are_tried(config, speeds):
+    speeds[18] = 1.0
+    config.optimizer.accumulation_steps, config.dataset.validation = 3, 1437 - 20
+    assert find_batch_size(config, jax.devices()[:1]) == 18
 
 
 def test_augmentation_that_does_not_fit_the_images_is_refused(config):

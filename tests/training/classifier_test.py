@@ -3,6 +3,7 @@ import re
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -34,7 +35,8 @@ def images():
 def test_arrays_are_classified_as_the_split_is(model, finished, images, tmp_path, monkeypatch):
     monkeypatch.setattr(classifier, 'CHUNK', 100)  # 360 images: three whole ones and a rest
     probabilities = model.probabilities(images)
-    evaluate(finished, predictions=tmp_path / 'a.csv', devices=DEVICES)
+    workdir = shutil.copytree(finished, tmp_path / 'finished')
+    evaluate(workdir, predictions=tmp_path / 'a.csv', devices=DEVICES)
     rows = list(csv.DictReader((tmp_path / 'a.csv').open()))
     assert [int(row['predicted']) for row in rows] == probabilities.argmax(1).tolist()
     np.testing.assert_allclose([float(row['confidence']) for row in rows], probabilities.max(1), atol=1e-5)
@@ -66,6 +68,22 @@ def test_the_module_itself_wants_normalised_images(model, images):
     normalised = (images[:3] / 255 - model.mean) / model.std
     logits = model.model.apply(model.variables, normalised.astype(np.float32), train=False)
     np.testing.assert_allclose(softmax(logits, axis=1), model.probabilities(images[:3]), atol=1e-6)
+
+
+def test_images_come_in_many_ways(finished, images, tmp_path):
+    model = Classifier(finished, 18, devices=DEVICES)
+    expected = model.probabilities(images[:3])
+    np.testing.assert_allclose(model.probabilities(jnp.asarray(images[:3])), expected)
+    np.testing.assert_allclose(model.probabilities(iter(images[:3])), expected)
+    np.testing.assert_allclose(model.probabilities(jnp.asarray(images[0])), expected[:1], atol=1e-6)
+    assert model.step == 18
+
+
+def test_few_numbers_of_images_are_compiled_for(model, images):
+    for count in range(1, 65, 3):
+        assert model.probabilities(images[:count]).shape == (count, 10)
+    (compiled,) = model._compiled.values()
+    assert compiled._cache_size() == 6  # 1, 4, 8, … 64
 
 
 def test_what_is_no_image_of_the_model_is_refused(model, images, tmp_path):

@@ -282,22 +282,6 @@ def test_precision_suits_the_device(platform, capability, precision):
     assert resolve(config, [device]).precision == precision
 
 
-@pytest.mark.parametrize(
-    ('name', 'interval', 'warmup', 'expected'),
-    [
-        ('cosine', 'step', 5.0, 2.5),
-        ('cosine', 'epoch', 9.0, 2.0),
-        ('cosine', 'step', 4.5, 4.5),
-        ('constant', 'step', 9.0, 9.0),
-    ],
-)
-def test_shortened_run_has_a_shorter_warm_up(name, interval, warmup, expected):
-    config = default.get_config()
-    config.epochs = 5
-    config.schedule.update(name=name, interval=interval, warmup_epochs=warmup)
-    assert resolve(config, jax.devices()[:1]).schedule.warmup_epochs == expected
-
-
 def test_folders_are_absolute_once_resolved(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     config = changed(**{'dataset.folder': 'my faces', 'dataset.data_dir': '~/data'})

@@ -157,6 +157,26 @@ def test_changed_classes_are_noticed(config, workdir, monkeypatch, names, expect
             start()
 
 
+def test_images_that_the_model_does_not_take_are_refused(config, tmp_path, monkeypatch):
+    config.model.name, config.epochs, config.schedule.warmup_epochs = 'simple_cnn', 1, 0.0
+    run(config, tmp_path, DEVICES)
+    load = sources.load
+
+    def load_larger(config, *splits, **keys):
+        loaded = load(ConfigDict({**config, 'name': 'digits'}), *splits, **keys)
+        larger = {
+            name: split._replace(images=split.images.repeat(2, 1).repeat(2, 2))
+            for name, split in loaded.splits.items()
+        }
+        return replace(loaded, name='larger', image_shape=(16, 16, 1), splits=larger)
+
+    monkeypatch.setattr(sources, 'load', load_larger)
+    with pytest.raises(
+        DataError, match=r'larger has images of 16 x 16 x 1, which .* 8 x 8 x 1, does not take'
+    ):
+        evaluate(tmp_path, dataset='larger', devices=DEVICES)
+
+
 def test_dataset_of_the_same_classes_is_evaluated(workdir, monkeypatch):
     load = sources.load
     digits = {'twin': 'digits', 'digits': 'digits'}

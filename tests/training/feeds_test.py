@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 
 import jax
 import numpy as np
@@ -98,6 +99,20 @@ def test_feed_passes_errors_on_and_closes_what_it_reads():
         feed.take(None)
     feed.close()
     assert closed == [True]
+
+
+def test_starting_to_read_is_no_waiting():
+    def batches():
+        time.sleep(0.3)
+        while True:
+            yield {'image': np.zeros((1, 2, 2, 3), np.uint8)}
+
+    started = time.monotonic()
+    feed = StreamingFeed(Execution('jit', DEVICES), batches())
+    assert time.monotonic() - started >= 0.3
+    feed.take(None)
+    assert feed.waited == 0
+    feed.close()
 
 
 def test_feed_closes_before_its_batches_end():

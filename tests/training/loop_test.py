@@ -155,6 +155,14 @@ def test_steps_and_epochs_choose_checkpoints(short, tmp_path, monkeypatch):
     assert saved == [(name, step) for step in (16, 24, 32) for name in ('best', 'last')]
 
 
+def test_epochs_sooner_than_min_seconds_are_not_saved(short, tmp_path, monkeypatch):
+    saved, save = [], Checkpoints.save
+    monkeypatch.setattr(Checkpoints, 'save', lambda c, *a: saved.append(a[:2]) or save(c, *a))
+    short.epochs, short.checkpoint.min_seconds = 3, 1000.0
+    run(short, tmp_path, DEVICES)
+    assert [step for name, step in saved if name == 'last'] == [6]
+
+
 def test_steps_per_dispatch_skips_no_steps(short, tmp_path):
     short.steps_per_dispatch = 2
     run(short, tmp_path, DEVICES)

@@ -109,6 +109,6 @@ def test_each_image_is_used_once(read):
 
 def test_missing_images_are_named_with_their_line(read):
     found = read('a.png b.png\n\na.png x.png\ny.png x.png\n')
-    expected = r"pairs\.txt, line 3: there is no image 'x\.png' among the 4 of ver_data \(2 of the images"
+    expected = r"pairs\.txt, line 3: there is no image 'x\.png' in ver_data \(2 of the images"
     with pytest.raises(DataError, match=expected):
         pairs.pair_images(found, SPLIT, 'ver_data')

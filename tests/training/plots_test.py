@@ -82,7 +82,7 @@ def test_confusion_matrix_has_numbers_where_they_fit(classes, tmp_path, figure):
     matrix[1, 0] = 1
     plots.confusion_matrix(matrix, [f'c{i}' for i in range(classes)], tmp_path / 'a.png', title='run')
     texts = [text.get_text() for text in figure[0].axes[0].texts]
-    assert texts == (['25.0', '75.0'] + ['100'] * (classes - 2) if classes <= 20 else [])
+    assert texts == (['no images', '25.0', '75.0'] + ['100'] * (classes - 2) if classes <= 20 else [])
     if classes > 20:
         assert '25 % of c1 taken for c0' in figure[0].get_supxlabel()
 

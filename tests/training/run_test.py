@@ -8,11 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from input_pipeline import sources
+from input_pipeline import DataError, sources
 from input_pipeline.locking import locked
 from jax_models import registry
 from training import CheckpointError, ConfigError
 from training.checkpoints import Checkpoints
+from training.evaluation import evaluate
 from training.experiment import augmented_images, create_experiment, resolve
 from training.loop import Training
 from training.run import run
@@ -104,6 +105,26 @@ def test_data_that_has_changed_is_noticed(config, workdir):
         run(config, workdir, DEVICES)
 
 
+def test_labels_that_have_changed_are_noticed(config, workdir, monkeypatch):
+    """Which images are held out follows from them."""
+    load = sources.load
+
+    def load_changed(*args, **keys):
+        loaded = load(*args, **keys)
+        return replace(
+            loaded,
+            splits={name: s._replace(labels=np.roll(s.labels, 1)) for name, s in loaded.splits.items()},
+        )
+
+    monkeypatch.setattr(sources, 'load', load_changed)
+    config.epochs = 4
+    with pytest.raises(CheckpointError, match=r'train_checksum was .* of labels and names'):
+        run(config, workdir, DEVICES)
+    with pytest.raises(DataError, match='digits has other images in train than when the run held'):
+        evaluate(workdir, split='val', devices=DEVICES)
+    assert evaluate(workdir, split='test', devices=DEVICES)['count'] == 360
+
+
 def _change_metadata(workdir, change):
     file = workdir / 'checkpoints' / 'last' / '18' / 'metadata' / 'metadata'
     metadata = json.loads(file.read_text())
@@ -133,6 +154,15 @@ def test_lost_metrics_are_noticed(config, workdir):
     config.epochs = 4
     with pytest.raises(CheckpointError, match=r'metrics\.jsonl holds 0 of the 3 epochs done'):
         run(config, workdir, DEVICES)
+
+
+@pytest.mark.parametrize(('batch_size', 'sync', 'devices'), [(1, True, 1), (2, False, 2), (166, True, 1)])
+def test_batch_norm_over_a_single_value_is_refused(config, tmp_path, batch_size, sync, devices):
+    """The smallest images are of one pixel; 333 are 2 x 166 + 1."""
+    config.model.name, config.model.stage_sizes = 'resnet', (1, 1, 1, 1)
+    config.batch_size, config.batch_norm.sync, config.dataset.drop_last = batch_size, sync, batch_size < 166
+    with pytest.raises(ConfigError, match=r'leaves single images .*, and .*bn1 needs more than one value'):
+        run(config, tmp_path / 'run', jax.devices()[:devices])
 
 
 @pytest.mark.parametrize(

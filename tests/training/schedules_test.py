@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs import default
-from training.schedules import Plateau, applied_rates, hyperparameters
+from training.schedules import Plateau, applied_rates, hyperparameters, warmup_epochs
 
 
 def create_config(epochs=4, **schedule):
@@ -74,6 +74,26 @@ def test_onecycle_of_few_steps_is_finite(total):
     cycle = applied(steps_per_epoch=1, epochs=total, name='onecycle', pct_start=0.5)
     assert np.isfinite(cycle['learning_rate']).all()
     assert (cycle['learning_rate'] <= 0.2).all()
+
+
+@pytest.mark.parametrize(
+    ('interval', 'warmup', 'expected'),
+    [('step', 5.0, 2.5), ('epoch', 9.0, 2), ('step', 2.4, 2.4), ('epoch', 1.6, 2), ('epoch', 1.4, 1)],
+)
+def test_warmup_takes_at_most_half_of_the_run(interval, warmup, expected):
+    assert warmup_epochs(create_config(5, interval=interval, warmup_epochs=warmup)) == expected
+
+
+def test_restarts_do_not_decay_below_the_final_rate():
+    values = rates(name='cosine_restarts', t_0=1, restart_decay=0.1, final_learning_rate=0.01)
+    np.testing.assert_allclose(values[[0, 10, 20, 30, 39]], [0.2, 0.02, 0.01, 0.01, 0.01])
+
+
+def test_plateau_counts_from_the_first_epoch_after_the_rounded_warmup():
+    keys = {'plateau_metric': 'val_loss', 'plateau_patience': 0, 'interval': 'epoch'}
+    config = create_config(5, name='plateau', warmup_epochs=1.4, **keys)
+    records = [{'epoch': n + 1, 'epochs': 5, 'val_loss': 1.0} for n in range(5)]
+    np.testing.assert_allclose(applied_rates(config, 1, records), [0.2, 0.2, 0.2, 0.02, 0.002])
 
 
 def test_plateau_reduces_the_rate_and_does_not_listen_during_warmup():
