@@ -176,7 +176,8 @@ def get_config() -> ConfigDict:
     schedule.t_max = 0  # epochs from the highest to the lowest rate: cosine; 0: all after warm-up
     schedule.t_0 = 10  # epochs until the first restart: cosine_restarts
     schedule.t_mult = 1  # how many times as long each following period is
-    schedule.restart_decay = 1.0  # factor of the highest rate at each restart; 1: off
+    # Factor of the highest rate at each restart, below final_learning_rate too in the end; 1: off.
+    schedule.restart_decay = 1.0
     schedule.total_steps = 0  # of onecycle, in intervals; 0: all after warm-up. It stays at its end.
     schedule.pct_start = 0.3  # part of the cycle in which the rate rises
     schedule.anneal_strategy = 'cos'  # cos, linear

@@ -154,7 +154,7 @@ def _rates(config: ConfigDict, time: np.ndarray, per_epoch: int, rest: int) -> n
             return _cosine(base, final, time / (schedule.t_max * per_epoch or rest))
         case 'cosine_restarts':
             restarts, since, length = _restarts(time, schedule.t_0 * per_epoch, schedule.t_mult)
-            return _cosine(np.maximum(base * schedule.restart_decay**restarts, final), final, since / length)
+            return _cosine(base * schedule.restart_decay**restarts, final, since / length)
 
 
 def _restarts(time: np.ndarray, first: int, factor: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

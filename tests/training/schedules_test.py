@@ -84,11 +84,6 @@ def test_warmup_takes_at_most_half_of_the_run(interval, warmup, expected):
     assert warmup_epochs(create_config(5, interval=interval, warmup_epochs=warmup)) == expected
 
 
-def test_restarts_do_not_decay_below_the_final_rate():
-    values = rates(name='cosine_restarts', t_0=1, restart_decay=0.1, final_learning_rate=0.01)
-    np.testing.assert_allclose(values[[0, 10, 20, 30, 39]], [0.2, 0.02, 0.01, 0.01, 0.01])
-
-
 def test_plateau_counts_from_the_first_epoch_after_the_rounded_warmup():
     keys = {'plateau_metric': 'val_loss', 'plateau_patience': 0, 'interval': 'epoch'}
     config = create_config(5, name='plateau', warmup_epochs=1.4, **keys)
