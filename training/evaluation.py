@@ -140,7 +140,8 @@ def evaluate(
         return result
     stem = f'{checkpoint}-{result["dataset"]}-{split}'
     write_json(workdir / 'evaluations' / f'{stem}.json', result)
-    title = f'{workdir.name}, {checkpoint} (step {step:,}), {result["dataset"]} {split}'
+    source = Path(config.folder).name if config.folder and dataset == config.name else dataset
+    title = f'{workdir.name}, {checkpoint} (step {step:,}), {source} {split}'
     if result['confusion_matrix']:
         matrix = np.array(result['confusion_matrix'])
         plots.confusion_matrix(matrix, names, workdir / 'plots' / f'confusion_matrix-{stem}.png', title=title)

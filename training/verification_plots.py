@@ -107,7 +107,8 @@ def hardest_pairs(paired: PairedImages, scores: np.ndarray, path: Path, *, title
     chosen = np.concatenate([alike, unlike])
     images = paired.images(chosen)
     sheet = np.concatenate([images[:, 0], np.full_like(images[:, 0, :, :2], 255), images[:, 1]], axis=2)
-    titles = [f'{scores[pair]:.3f} #{pair}' for pair in chosen]
+    kinds = np.where(paired.labels, 'genuine', 'impostor')
+    titles = [f'{kinds[pair]} {scores[pair]:.3f} #{pair}' for pair in chosen]
     return plots.image_grid(
         sheet,
         path,
