@@ -107,12 +107,11 @@ def hardest_pairs(paired: PairedImages, scores: np.ndarray, path: Path, *, title
     chosen = np.concatenate([alike, unlike])
     images = paired.images(chosen)
     sheet = np.concatenate([images[:, 0], np.full_like(images[:, 0, :, :2], 255), images[:, 1]], axis=2)
-    kinds = np.where(paired.labels, 'genuine', 'impostor')
-    titles = [f'{kinds[pair]} {scores[pair]:.3f} #{pair}' for pair in chosen]
+    titles = [f'{"=" if paired.labels[pair] else "≠"} {scores[pair]:.3f} #{pair}' for pair in chosen]
     return plots.image_grid(
         sheet,
         path,
         titles=titles,
-        title=f'{title}: most alike impostors, least alike genuine (#row)',
+        title=f'{title}: most alike impostors ≠, least alike genuine = (#row)',
         columns=min(COLUMNS, count),
     )

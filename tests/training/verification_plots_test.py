@@ -74,7 +74,7 @@ def test_sheet_shows_whole_rows_of_the_hardest_pairs(tmp_path, monkeypatch, coun
     impostor, genuine = drawn['images'][0], drawn['images'][shown]
     assert (impostor[0, 0, 0], impostor[0, -1, 0]) == (count - 1, count)
     assert (genuine[0, 0, 0], genuine[0, -1, 0]) == (0, 1)
-    assert drawn['titles'][shown] == 'genuine 0.800 #0'
+    assert drawn['titles'][shown] == '= 0.800 #0'
 
 
 def test_sheet_of_small_images_is_written(tmp_path):
