@@ -33,10 +33,11 @@ def main() -> int:
     )
     parser.add_argument('--processes', type=int, required=True, help='how many')
     parser.add_argument('--devices_per_process', type=int, default=1, help='GPUs, or simulated CPU devices')
-    help = 'Python file and its arguments'
-    parser.add_argument('command', nargs=argparse.REMAINDER, metavar='-- program', help=help)
+    parser.add_argument(
+        'command', nargs=argparse.REMAINDER, metavar='-- program', help='Python file and its arguments'
+    )
     arguments = parser.parse_args()
-    command = arguments.command[arguments.command[:1] == ['--'] :]
+    command = arguments.command[1:] if arguments.command[:1] == ['--'] else arguments.command
     if not command:
         parser.error('there is no program to start, such as: -- train.py --config=configs/resnet18.py')
     if min(arguments.processes, arguments.devices_per_process) < 1:

@@ -8,8 +8,8 @@ from training.keys import flatten
 from training.losses import MARGIN_LOSSES
 
 _PLATEAU = 'metric mode factor patience threshold threshold_mode cooldown eps'
-# Keys, the key that decides whether they are read, and its values with which they are: () is all that
-# switch something on.
+# Keys (those of a group without it), the key that decides whether they are read, and its values with which
+# they are: () is all that switch something on.
 _READ_WITH = (
     ('validation_seed', 'dataset.validation', ()),
     ('bad_images', 'dataset.folder', ()),
@@ -24,6 +24,10 @@ _READ_WITH = (
     ('cosine_scale', 'model.head', ('cosine',)),
     ('focal_gamma', 'loss.name', ('focal',)),
     ('margin', 'loss.name', MARGIN_LOSSES),
+    *(
+        (f'loss_scale.{name}', 'precision', ('float16',))
+        for name in ('initial', 'growth_factor', 'growth_interval', 'backoff_factor', 'max')
+    ),
     ('reference_batch', 'optimizer.scale_with_batch', ()),
     ('momentum', 'optimizer.name', ('sgd', 'rmsprop', 'muon')),
     ('nesterov', 'optimizer.name', ('sgd', 'muon')),
@@ -68,10 +72,14 @@ def unused_keys(config: ConfigDict) -> dict[str, str]:
     unused = {
         key: f'{decides}={flat[decides]}'
         for names, decides, values in _READ_WITH
-        for key in (f'{decides.split(".")[0]}.{name}' for name in names.split())
+        for key in (name if '.' in name else f'{decides.split(".")[0]}.{name}' for name in names.split())
         if flat[key] != defaults[key]
         and (flat[decides] not in values if values else flat[decides] in (0, '', 'none', 'disabled'))
     }
+    if config.schedule.name == 'onecycle' and config.schedule.cycle_momentum:
+        cycled = 'optimizer.beta1' if config.optimizer.name in ('adam', 'adamw') else 'optimizer.momentum'
+        if flat[cycled] != defaults[cycled]:
+            unused[cycled] = 'schedule.cycle_momentum=True'
     fields = field_names(config.model.name)
     return unused | {
         f'model.{name}': f'model.name={config.model.name}'

@@ -25,6 +25,12 @@ CONFIGS = sorted(path.stem for path in (Path(__file__).parents[2] / 'configs').g
         ({'model.stem': 'imagenet', 'model.name': 'simple_cnn'}, {'model.stem': 'model.name=simple_cnn'}),
         ({'dataset.bad_images': 'skip'}, {'dataset.bad_images': 'dataset.folder='}),
         ({'dataset.validation_seed': 1}, {}),
+        ({'loss_scale.max': 2.0}, {'loss_scale.max': 'precision=float32'}),
+        ({'loss_scale.max': 2.0, 'precision': 'float16'}, {}),
+        (
+            {'optimizer.momentum': 0.8, 'schedule.name': 'onecycle'},
+            {'optimizer.momentum': 'schedule.cycle_momentum=True'},
+        ),
         ({'wandb.project': 'mine'}, {'wandb.project': 'wandb.mode=disabled'}),
         ({'optimizer.momentum': 0.9}, {}),  # its default
     ],
