@@ -266,7 +266,7 @@ def find_loader(
     if loaded.image_shape != trained_on.image_shape:
         _check_shape(experiment, loaded)
     held_out = own and config.validation and stored == config.train_split
-    if held_out and loaded.splits[stored].checksum() != trained_on.train_checksum:
+    if held_out and trained_on.train_checksum not in (None, loaded.splits[stored].checksum()):
         raise DataError(
             f'{dataset} has other images in {stored} than when the run held its validation images out of '
             'them: which ones those were is not known any more. Put them back, or name another --split.'

@@ -132,7 +132,6 @@ class Training:
             'images_per_second': progress.sums['count'] / progress.seconds,
             'selected_on': self.selected_on or 'last epoch',
         }
-
         if self._streaming:
             record['data_wait'] = progress.waited / progress.seconds
         better = progress.finish_epoch(self.config, record, self.selected_on)
@@ -302,7 +301,8 @@ class Training:
         check_classes(metadata['dataset']['class_names'], dataset)
         then = {'train_images': metadata['train_images'], **metadata['dataset']}
         now = {'train_images': self.experiment.loaders['train'].size, **dataset.description()}
-        if changed := [f'{key} was {then[key]}, is {now[key]}' for key in now if then[key] != now[key]]:
+        changed = [f'{k} was {then[k]}, is {new}' for k, new in now.items() if then.get(k, new) != new]
+        if changed:
             raise CheckpointError(
                 f'{dataset.name} has changed since {self.workdir} was trained on it: {"; ".join(changed)} '
                 '(train_checksum: of labels and names). Put it back, or begin a new run in another --workdir.'
