@@ -5,10 +5,11 @@ Command: python train.py --config=configs/cnn5_faces.py --config.dataset.folder=
 All else as in resnet18_faces_original.py, for sets of thousands of people.
 """
 
-from configs import default, resnet18_faces_original
+from configs import resnet18_faces_original
 
 
 def get_config():
     config = resnet18_faces_original.get_config()
-    config.model.name, config.model.stem = 'cnn5', default.get_config().model.stem
+    config.model.name = 'cnn5'
+    config.model.stem = 'cifar'  # the default: it has none
     return config

@@ -254,15 +254,9 @@ def select_loader(
             'lacks): classifiers are neither trained nor evaluated on it.'
         )
     if config.validation and name in ('train', 'val'):
-        counts = np.bincount(split.labels[split.labels >= 0], minlength=dataset.num_classes)
-        if (counts == 1).any():
-            lonely = ', '.join(dataset.class_names[label] for label in np.flatnonzero(counts == 1)[:5])
-            raise DataError(
-                f'config.dataset.validation={config.validation:g}: there is only one training image of '
-                f'{lonely}, and each class needs one to train on and one to hold out. Add images, or set '
-                '--config.dataset.validation=0.'
-            )
-        train_rows, val_rows = carve_validation(split.labels, config.validation, config.validation_seed)
+        train_rows, val_rows = carve_validation(
+            split.labels, config.validation, config.validation_seed, dataset.class_names
+        )
         rows = train_rows if name == 'train' else val_rows
     return create_loader(config, split, rows)
 
@@ -301,11 +295,10 @@ def _check_single_image(experiment: Experiment) -> None:
     config, dataset = experiment.config, experiment.dataset
     model = create_model(config.model, num_classes=dataset.num_classes, dtype=jnp.float32)
     images = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
-    keys = {name: jax.random.key(0) for name in ('params', 'dropout')}
-    variables = jax.eval_shape(functools.partial(model.init, train=False), keys, images)
-    train = functools.partial(model.apply, train=True, mutable=True)
+    keys = {'dropout': jax.random.key(0)}
+    train = functools.partial(model.apply, train=True, mutable=['batch_stats'], rngs=keys)
     try:
-        jax.eval_shape(lambda variables, images: train(variables, images, rngs=keys), variables, images)
+        jax.eval_shape(train, experiment.abstract_state().variables, images)
     except ValueError as error:
         raise ConfigError(
             f'config.batch_size={config.batch_size}: leaves single images to a last batch, an accumulation '

@@ -127,10 +127,10 @@ def learning_rate(epochs: Sequence[float], rates: Sequence[float], path: Path, *
     figure.suptitle(title, x=0.015, ha='left')
     axes = figure.subplots()
     axes.plot(epochs, rates, color=SPLITS['train'][1], marker=marker(epochs))
-    axes.set(xlabel='epochs done', ylabel='learning rate', xlim=(0, int(epochs[-1]) + 1), ylim=(0, None))
+    whole = (0, int(epochs[-1]) + 1)
+    axes.set(xlabel='epochs done', ylabel='learning rate', xlim=whole, ylim=(0, None))
     axes.ticklabel_format(axis='y', scilimits=(-3, 3))
-    axes.grid(True)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    epoch_axis(axes, whole)
     return save(figure, path)
 
 

@@ -7,6 +7,7 @@ from jax_models.registry import field_names
 from training.keys import flatten
 from training.losses import MARGIN_LOSSES
 
+_LOSS_SCALE = 'initial growth_factor growth_interval backoff_factor max'
 _PLATEAU = 'metric mode factor patience threshold threshold_mode cooldown eps'
 # Keys (those of a group without it), the key that decides whether they are read, and its values with which
 # they are: () is all that switch something on.
@@ -24,10 +25,7 @@ _READ_WITH = (
     ('cosine_scale', 'model.head', ('cosine',)),
     ('focal_gamma', 'loss.name', ('focal',)),
     ('margin', 'loss.name', MARGIN_LOSSES),
-    *(
-        (f'loss_scale.{name}', 'precision', ('float16',))
-        for name in ('initial', 'growth_factor', 'growth_interval', 'backoff_factor', 'max')
-    ),
+    (' '.join(f'loss_scale.{name}' for name in _LOSS_SCALE.split()), 'precision', ('float16',)),
     ('reference_batch', 'optimizer.scale_with_batch', ()),
     ('momentum', 'optimizer.name', ('sgd', 'rmsprop', 'muon')),
     ('nesterov', 'optimizer.name', ('sgd', 'muon')),

@@ -26,3 +26,11 @@ def test_seed_decides_what_is_held_out():
 def test_impossible_parts_are_refused(validation):
     with pytest.raises(DataError, match=r'dataset\.validation'):
         carve_validation(LABELS, validation, seed=0)
+
+
+@pytest.mark.parametrize(
+    ('names', 'expected'), [(None, 'image of 3, 4, and'), ('abcde', 'image of d, e, and')]
+)
+def test_classes_of_one_image_are_named(names, expected):
+    with pytest.raises(DataError, match=expected):
+        carve_validation(np.array([0, 0, 1, 1, 2, 2, 3, 4]), 0.5, seed=0, class_names=names)

@@ -141,23 +141,22 @@ def test_nothing_is_compiled_after_the_first_epoch(
             assert [many[k] for k in LOSSES] == pytest.approx([one[k] for k in LOSSES], rel=1e-5)
 
 
-def test_steps_and_epochs_choose_checkpoints(short, tmp_path, monkeypatch):
+@pytest.fixture
+def saved(monkeypatch):
+    """Collects name and step of each checkpoint that is saved."""
     saved, save = [], Checkpoints.save
+    monkeypatch.setattr(Checkpoints, 'save', lambda c, *a: saved.append(a[:2]) or save(c, *a))
+    return saved
 
-    def record(checkpoints, name, step, *rest):
-        saved.append((name, step))
-        save(checkpoints, name, step, *rest)
 
-    monkeypatch.setattr(Checkpoints, 'save', record)
+def test_steps_and_epochs_choose_checkpoints(short, tmp_path, saved):
     short.epochs, short.dataset.validation = 4, 0.0  # 8 steps an epoch
     short.checkpoint.every_epochs, short.checkpoint.every_steps = 3, 16
     run(short, tmp_path, DEVICES)
     assert saved == [(name, step) for step in (16, 24, 32) for name in ('best', 'last')]
 
 
-def test_epochs_sooner_than_min_seconds_are_not_saved(short, tmp_path, monkeypatch):
-    saved, save = [], Checkpoints.save
-    monkeypatch.setattr(Checkpoints, 'save', lambda c, *a: saved.append(a[:2]) or save(c, *a))
+def test_epochs_sooner_than_min_seconds_are_not_saved(short, tmp_path, saved):
     short.epochs, short.checkpoint.min_seconds = 3, 1000.0
     run(short, tmp_path, DEVICES)
     assert [step for name, step in saved if name == 'last'] == [6]
