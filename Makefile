@@ -6,6 +6,8 @@ CONFIG ?= configs/quickstart.py
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
+# Containers often forbid bytecode files; each of the tests' many processes would compile all sources anew (7 s).
+export PYTHONDONTWRITEBYTECODE :=
 # JAX's CUDA packages are gigabytes: only where a driver answers.
 PACKAGES := $(if $(shell nvidia-smi -L 2>/dev/null | grep GPU),-r requirements.txt -e '.[dev]',-e '.[dev]')
 
