@@ -52,14 +52,14 @@ _DISTORTIONS = flags.DEFINE_string(
 _joined = command_line.define_process_flags()
 flags.mark_flag_as_required('workdir')
 
-# What --pairs, --features, --distortions and none of them know; any other of these flags would be ignored.
+# What these flags, the first that is given, and none of them know; any other would be ignored.
 _USES = {
     'pairs': ('split', 'folder', 'scores', 'flip', 'data_dir'),
     'features': ('split', 'flip', 'data_dir'),
     'distortions': ('predictions', 'data_dir'),
-    '': ('split', 'dataset', 'predictions', 'folder', 'data_dir'),
+    'folder': ('predictions',),
+    '': ('split', 'dataset', 'predictions', 'data_dir'),
 }
-_ALONE = ('split', 'dataset', 'data_dir')  # do not go with --folder alone
 
 
 def main(argv: list[str]) -> None:
@@ -79,11 +79,11 @@ def _check_flags() -> None:
     for name in given:
         if flags.FLAGS[name].value == '':
             raise ConfigError(f'--{name}= is empty')
+        if name == 'split' and _FOLDER.value:
+            raise ConfigError('--folder and --split: the images are in one of them')
         if name not in (use, *_USES[use]):
             others = ' or '.join(f'--{other}' for other, known in _USES.items() if other and name in known)
             raise ConfigError(f'--{name} does not go with --{use}' if use else f'--{name} needs {others}')
-        if _FOLDER.value and name in (('split',) if use else _ALONE):
-            raise ConfigError(f'--folder and --{name}: the images are in one of them')
 
 
 def _run() -> None:

@@ -39,7 +39,7 @@ BUILT = {
     'schedule.interval': ('epoch',),
 }
 HEEDED = re.compile(
-    r'epochs|batch_size|seed|dataset\.(name|data_dir|validation|watch_test|normalization)'
+    r'epochs|batch_size|seed|dataset\.(name|data_dir|validation(_seed)?|watch_test|normalization)'
     r'|augmentation\.(crop_padding|flip|cutout)'
     r'|model\.(name|width|hidden|stem|stage_sizes|(shortcut_)?kernel_sizes|se|se_reduction|head_sizes|dropout)'
     r'|model\.max_parameters|optimizer\.(learning_rate|momentum|nesterov|weight_decay|clip_value)'

@@ -73,7 +73,7 @@ def test_help_and_mistakes_are_answered_without_importing_jax(arguments, answer)
         (['--noflip'], '--flip needs --pairs or --features'),
         (['--scores=a'], '--scores needs --pairs'),
         (['--distortions=a', '--split=b'], '--split does not go with --distortions'),
-        (['--folder=a', '--dataset=b', '--predictions=c'], '--folder and --dataset'),
+        (['--folder=a', '--dataset=b', '--predictions=c'], '--dataset does not go with --folder'),
         (['--folder=a', '--split=b', '--predictions=c'], '--folder and --split'),
         (['--folder=a'], None),
         (['--folder=a', '--predictions=b'], None),
