@@ -5,7 +5,7 @@ import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,7 +77,7 @@ def load(
     splits: Sequence[str] = ('train', 'test'),
     *,
     memory: float | None = None,
-    check: Callable[[tuple[int, int, int], int], None] = lambda image_shape, num_classes: None,
+    check: Callable[[Dataset], None] = lambda described: None,
 ) -> Dataset:
     """Loads splits of `config.dataset`; the first time it prepares the dataset and decodes its images.
 
@@ -87,8 +87,8 @@ def load(
         splits: which ones; names as the dataset has them.
         memory: free bytes on all devices, by which `choose_loader` decides whether the images are decoded;
             None: they are in any case.
-        check: called once with the shape of an image and the number of classes, before anything is
-            decoded; raises where they do not suit.
+        check: called once with the dataset, still without splits, before anything is decoded; raises where
+            it does not suit.
 
     Raises:
         DataError: on anything that is not there, not readable, not writable, or too large for memory.
@@ -134,7 +134,8 @@ def _digits(dataset_config: ConfigDict, splits: Sequence[str], check: Callable) 
     from sklearn.model_selection import train_test_split
 
     digits = load_digits()
-    check((8, 8, 1), len(digits.target_names))
+    dataset = Dataset('digits', '1.0.0', tuple(map(str, digits.target_names)), (8, 8, 1))
+    check(dataset)
     images = np.round(digits.images[..., None] * (255 / 16)).astype(np.uint8)
     labels = digits.target.astype(np.int32)
     train, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
@@ -142,8 +143,7 @@ def _digits(dataset_config: ConfigDict, splits: Sequence[str], check: Callable) 
     for split, rows in (('train', np.sort(train)), ('test', np.sort(test))):
         ids = np.array([f'{split}-{index}' for index in range(len(rows))])
         loaded[split] = Split(images[rows], labels[rows], ids)
-    names = tuple(str(name) for name in digits.target_names)
-    return Dataset('digits', '1.0.0', names, (8, 8, 1), {split: loaded[split] for split in splits})
+    return replace(dataset, splits={split: loaded[split] for split in splits})
 
 
 def _tfds(
@@ -175,7 +175,9 @@ def _tfds(
         class_names = next(iter(opened.values())).class_names
     else:
         class_names = tuple(map(str, cached[splits[0]]['class_names']))
-    check(image_shape, len(class_names))
+    others = tuple(split for split in prepared.splits if split not in splits)
+    dataset = Dataset(name, prepared.version, class_names, image_shape, other_splits=others)
+    check(dataset)
 
     loader, reason = 'resident', ''
     if memory is not None:
@@ -194,9 +196,7 @@ def _tfds(
             if entries is None:
                 raise DataError(f'What was just written to {folder} reads back damaged: check that disk.')
         loaded[split] = Split(entries['images'], entries['labels'], entries['ids'])
-    others = tuple(split for split in prepared.splits if split not in splits)
-    version = prepared.version
-    return Dataset(name, version, class_names, image_shape, loaded, loader, reason, other_splits=others)
+    return replace(dataset, splits=loaded, loader=loader, reason=reason)
 
 
 def _encoded(folder: Path, source: records.Records, prepared: records.Prepared) -> Split:

@@ -254,17 +254,20 @@ def find_loader(
     config.test_split = (config.test_split if own else '') or 'test'
     config.validation_split = config.validation_split or 'val'  # the dataset's, where none was held out
     stored, memory = stored_split(config, split), experiment.execution.free_bytes()
-    loaded = in_turn(lambda: sources.load(config, (stored,), memory=memory))
-    if own:
-        check_classes(trained_on.class_names, loaded)
-    elif loaded.class_names != trained_on.class_names:
-        theirs, ours = (', '.join(d.class_names[:3]) for d in (loaded, trained_on))
-        raise DataError(
-            f'{dataset} has {loaded.num_classes} classes ({theirs}, …), but the model was trained on the '
-            f'{trained_on.num_classes} of {trained_on.name} ({ours}, …): evaluate one with these.'
-        )
-    if loaded.image_shape != trained_on.image_shape:
-        _check_shape(experiment, loaded)
+
+    def check(found):
+        if own:
+            check_classes(trained_on.class_names, found)
+        elif found.class_names != trained_on.class_names:
+            theirs, ours = (', '.join(d.class_names[:3]) for d in (found, trained_on))
+            raise DataError(
+                f'{dataset} has {found.num_classes} classes ({theirs}, …), but the model was trained on the '
+                f'{trained_on.num_classes} of {trained_on.name} ({ours}, …): evaluate one with these.'
+            )
+        if found.image_shape != trained_on.image_shape:
+            _check_shape(experiment, found)
+
+    loaded = in_turn(lambda: sources.load(config, (stored,), memory=memory, check=check))
     held_out = own and config.validation and stored == config.train_split
     if held_out and trained_on.train_checksum not in (None, loaded.splits[stored].checksum()):
         raise DataError(

@@ -28,7 +28,7 @@ from training.parallel import Execution
 from training.processes import in_turn
 from training.state import TrainState, create_state
 from training.steps import Batch, augment_batch, create_feature_step, create_predict_step, create_train_step
-from training.suitability import check_batch, check_images
+from training.suitability import check_batch, check_dataset
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-datasets', 'numpy')
 
@@ -174,7 +174,7 @@ def create_experiment(
         if labelled is not None:
             names.append(config.verification.split)
         names = list(dict.fromkeys(filter(None, names)))
-        check = functools.partial(check_images, config)
+        check = functools.partial(check_dataset, config)
         dataset = in_turn(lambda: sources.load(config.dataset, names, memory=memory, check=check))
     loaders = _create_loaders(config.dataset, dataset)
     steps, paired = 0, None

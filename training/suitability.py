@@ -2,14 +2,15 @@
 
 from ml_collections import ConfigDict
 
+from input_pipeline.sources import Dataset
 from jax_models import create_model, summary
 from training import ConfigError
 
 
-def check_images(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> None:
+def check_dataset(config: ConfigDict, dataset: Dataset) -> None:
     """Raises ConfigError where model or augmentation do not fit the images, or the model its limit."""
-    _check_model(config.model, image_shape, num_classes)
-    _check_augmentation(config.augmentation, image_shape)
+    _check_model(config.model, dataset.image_shape, dataset.num_classes)
+    _check_augmentation(config.augmentation, dataset.image_shape)
 
 
 def _check_model(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> None:

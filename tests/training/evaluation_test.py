@@ -25,6 +25,17 @@ def workdir(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / 'finished')
 
 
+def change_loaded(monkeypatch, change):
+    """Has digits, with some of their attributes changed, stand for every dataset."""
+    load = sources.load
+
+    def load_changed(config, splits, *, check, **keys):
+        config = ConfigDict({**config, 'name': 'digits'})
+        return change(load(config, splits, check=lambda dataset: check(change(dataset)), **keys))
+
+    monkeypatch.setattr(sources, 'load', load_changed)
+
+
 def results(workdir):
     return json.loads((workdir / 'results.json').read_text())
 
@@ -128,15 +139,7 @@ def test_images_without_labels_are_not_evaluated_only_classified(config, workdir
 
 
 def test_dataset_of_other_classes_is_refused(workdir, monkeypatch):
-    load = sources.load
-
-    def load_other(config, *splits, **keys):
-        if config.name != 'other':
-            return load(config, *splits, **keys)
-        split = sources.Split(np.zeros((2, 8, 8, 1), np.uint8), np.zeros(2, np.int32), np.array(['a', 'b']))
-        return sources.Dataset('other', '1.0.0', ('cat', 'dog'), (8, 8, 1), {'test': split})
-
-    monkeypatch.setattr(sources, 'load', load_other)
+    change_loaded(monkeypatch, lambda dataset: replace(dataset, class_names=('cat', 'dog')))
     with pytest.raises(DataError, match=r'other has 2 classes \(cat, dog.*the 10 of digits \(0, 1, 2'):
         evaluate(workdir, dataset='other', devices=DEVICES)
 
@@ -149,8 +152,7 @@ def test_dataset_of_other_classes_is_refused(workdir, monkeypatch):
     ],
 )
 def test_changed_classes_are_noticed(config, workdir, monkeypatch, names, expected):
-    load = sources.load
-    monkeypatch.setattr(sources, 'load', lambda *a, **k: replace(load(*a, **k), class_names=tuple(names)))
+    change_loaded(monkeypatch, lambda dataset: replace(dataset, class_names=tuple(names)))
     config.epochs = 4
     for start in (lambda: evaluate(workdir, devices=DEVICES), lambda: run(config, workdir, DEVICES)):
         with pytest.raises(CheckpointError, match=f'digits has other classes than when .*{expected}'):
@@ -160,17 +162,7 @@ def test_changed_classes_are_noticed(config, workdir, monkeypatch, names, expect
 def test_images_that_the_model_does_not_take_are_refused(config, tmp_path, monkeypatch):
     config.model.name, config.epochs, config.schedule.warmup_epochs = 'simple_cnn', 1, 0.0
     run(config, tmp_path, DEVICES)
-    load = sources.load
-
-    def load_larger(config, *splits, **keys):
-        loaded = load(ConfigDict({**config, 'name': 'digits'}), *splits, **keys)
-        larger = {
-            name: split._replace(images=split.images.repeat(2, 1).repeat(2, 2))
-            for name, split in loaded.splits.items()
-        }
-        return replace(loaded, name='larger', image_shape=(16, 16, 1), splits=larger)
-
-    monkeypatch.setattr(sources, 'load', load_larger)
+    change_loaded(monkeypatch, lambda dataset: replace(dataset, name='larger', image_shape=(16, 16, 1)))
     with pytest.raises(
         DataError, match=r'larger has images of 16 x 16 x 1, which .* 8 x 8 x 1, does not take'
     ):
@@ -178,13 +170,7 @@ def test_images_that_the_model_does_not_take_are_refused(config, tmp_path, monke
 
 
 def test_dataset_of_the_same_classes_is_evaluated(workdir, monkeypatch):
-    load = sources.load
-    digits = {'twin': 'digits', 'digits': 'digits'}
-
-    def load_digits(config, *splits, **keys):
-        return load(ConfigDict({**config, 'name': digits[config.name]}), *splits, **keys)
-
-    monkeypatch.setattr(sources, 'load', load_digits)
+    change_loaded(monkeypatch, lambda dataset: dataset)
     result = evaluate(workdir, dataset='twin', devices=DEVICES)
     assert result['accuracy'] == results(workdir)['test_accuracy']
     assert (workdir / 'evaluations' / 'best-twin-test.json').exists()
