@@ -9,8 +9,9 @@ test is evaluated once, after it.
 
 Muon, its rate and its decay were chosen at width 16 in 5 epochs, on 10,000 images held out of train (float32,
 two CPU cores): 82.4 % with the rate 0.1 and a decay of 0.01, 81.7 and 82.3 % with 0.05 and decays of 0.01 and
-0.1; 71.9 % with SGD, Nesterov momentum, rate 0.4, decay 5e-4 and two epochs of warm-up. With that SGD this
-config came to 88.24 % on test.
+0.1; 71.9 % with SGD, Nesterov momentum, rate 0.4, decay 5e-4 and two epochs of warm-up.
+
+93.02 % on test, seed 0, float32, an hour and a half on two CPU cores (110 images/s); with that SGD 88.24 %.
 """
 
 from configs import resnet18
