@@ -1,6 +1,7 @@
 """A model on a whole split: its losses after every epoch, and all there is to say about a checkpoint."""
 
 import contextlib
+import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
@@ -254,19 +255,7 @@ def find_loader(
     config.test_split = (config.test_split if own else '') or 'test'
     config.validation_split = config.validation_split or 'val'  # the dataset's, where none was held out
     stored, memory = stored_split(config, split), experiment.execution.free_bytes()
-
-    def check(found):
-        if own:
-            check_classes(trained_on.class_names, found)
-        elif found.class_names != trained_on.class_names:
-            theirs, ours = (', '.join(d.class_names[:3]) for d in (found, trained_on))
-            raise DataError(
-                f'{dataset} has {found.num_classes} classes ({theirs}, …), but the model was trained on the '
-                f'{trained_on.num_classes} of {trained_on.name} ({ours}, …): evaluate one with these.'
-            )
-        if found.image_shape != trained_on.image_shape:
-            _check_shape(experiment, found)
-
+    check = functools.partial(_check_dataset, experiment, dataset)
     loaded = in_turn(lambda: sources.load(config, (stored,), memory=memory, check=check))
     held_out = own and config.validation and stored == config.train_split
     if held_out and trained_on.train_checksum not in (None, loaded.splits[stored].checksum()):
@@ -275,6 +264,21 @@ def find_loader(
             'them: which ones those were is not known any more. Put them back, or name another --split.'
         )
     return select_loader(config, loaded, split, labelled=labelled)
+
+
+def _check_dataset(experiment: Experiment, name: str, found: sources.Dataset) -> None:
+    """Raises where what `name` names has other classes than in training, or images of a wrong shape."""
+    trained_on = experiment.dataset
+    if name == experiment.config.dataset.name:
+        check_classes(trained_on.class_names, found)
+    elif found.class_names != trained_on.class_names:
+        theirs, ours = (', '.join(d.class_names[:3]) for d in (found, trained_on))
+        raise DataError(
+            f'{name} has {found.num_classes} classes ({theirs}, …), but the model was trained on the '
+            f'{trained_on.num_classes} of {trained_on.name} ({ours}, …): evaluate one with these.'
+        )
+    if found.image_shape != trained_on.image_shape:
+        _check_shape(experiment, found)
 
 
 def _check_shape(experiment: Experiment, dataset: sources.Dataset) -> None:
