@@ -5,7 +5,7 @@ import pytest
 from jax import lax
 from jax import numpy as jnp
 
-from jax_models import cpu_convolution
+from jax_models import chunks, cpu_convolution, winograd
 from jax_models.cpu_convolution import conv_general_dilated
 
 _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
@@ -15,8 +15,8 @@ _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 def _small_problems_too(monkeypatch):
     monkeypatch.setattr(cpu_convolution, '_MIN_FLOPS', 0)
     monkeypatch.setattr(cpu_convolution, '_MIN_FLOPS_WINOGRAD', 0)
-    monkeypatch.setattr(cpu_convolution, '_MIN_TILES', 1)
-    monkeypatch.setattr(cpu_convolution, '_CHUNK_BYTES', 2**14)
+    monkeypatch.setattr(winograd, 'MIN_TILES', 1)
+    monkeypatch.setattr(chunks, '_CHUNK_BYTES', 2**14)
 
 
 def _values(shape, seed):
@@ -36,6 +36,8 @@ def _values(shape, seed):
         (3, 15, 15, 3, 8, 7, 2, [(3, 3), (3, 3)]),
         (3, 8, 8, 16, 16, 3, 1, 'SAME'),
         (3, 8, 8, 3, 8, 3, 1, 'SAME'),
+        (3, 7, 9, 8, 12, 5, 1, [(1, 4), (0, 2)]),
+        (3, 7, 9, 8, 12, 2, 1, [(3, 0), (2, 1)]),  # more padding than the kernel is wide
         (3, 8, 7, 16, 8, 1, 1, 'SAME'),
         (3, 9, 8, 16, 8, 1, 2, 'VALID'),
         (4, 2, 2, 16, 32, 3, 1, 'SAME'),  # images of a few pixels

@@ -1,0 +1,38 @@
+"""Work on a batch in chunks that stay in a CPU's cache."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jax import Array, lax
+from jax import numpy as jnp
+
+_CHUNK_BYTES = 2**20  # of activations; what is made of them takes a few times as much
+
+
+def chunk_size(batch: int, bytes_per_image: int, least: int = 1) -> int:
+    """Returns how many images to take at a time, a divisor of the batch."""
+    size = min(batch, max(_CHUNK_BYTES // bytes_per_image, least))
+    return next(n for n in range(size, 0, -1) if batch % n == 0)
+
+
+def over_chunks(step: Callable, size: int, sums: Any, *arrays: Array) -> tuple[Any, Array | None]:
+    """Scans the batch in chunks: `step(sums, *chunks) -> sums, chunk of the output`."""
+
+    def body(sums, start):
+        # Slices, where `scan` over a reshaped array would have XLA make that one too.
+        return step(sums, *(lax.dynamic_slice_in_dim(a, start, size) for a in arrays))
+
+    sums, outputs = lax.scan(body, sums, jnp.arange(0, len(arrays[0]), size))
+    return sums, None if outputs is None else outputs.reshape(-1, *outputs.shape[2:])
+
+
+def product(a: Array, b: Array, axis_a: int, axis_b: int) -> Array:
+    """Multiplies two matrices, summing over the given axes."""
+    return lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((), ())))
+
+
+def pad(array: Array, *pads: tuple[int, int]) -> Array:
+    """Adds zeros before and after the second axis and those behind it; takes entries off where negative."""
+    pads = ((0, 0), *pads, *((0, 0),) * (array.ndim - 1 - len(pads)))
+    return lax.pad(array, np.float32(0), [(*low_high, 0) for low_high in pads])
