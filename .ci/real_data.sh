@@ -4,7 +4,7 @@ set -euo pipefail
 work=$1
 command=(.venv/bin/python train.py --config=configs/resnet18.py --workdir="$work/resnet18"
   --config.dataset.data_dir=../shared/data/tfds --config.model.width=8 --config.epochs=2
-  --config.batch_size=128 --config.optimizer.learning_rate=0.1 --config.schedule.warmup_epochs=0.5
+  --config.batch_size=128 --config.schedule.warmup_epochs=0.5
   --config.dataset.validation=0.4 --config.checkpoint.every_steps=100)
 "${command[@]}" &
 pid=$!

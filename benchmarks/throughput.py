@@ -2,12 +2,12 @@
 
 Command: python benchmarks/throughput.py [--model=resnet18] [--width=64] [--batch_size=512] …
 
-Times the step and the loop that train.py runs, with configs/resnet18.py's recipe (crops, flips and label
-smoothing included) on random images. Where PyTorch is installed, its step (the same model, loss, optimizer,
-batch and precision, no augmentation) is timed in turn with ours: each round holds an epoch of our loop, the
-same number of bare steps of ours, and as many of PyTorch's, which has a process of its own: in one process
-both would share a heap, and our settings of it. Printed are the medians of the rounds. Run it on an idle
-machine (`load_before` near 0): where cores are shared, PyTorch's threads suffer more than XLA's.
+Times the step and the loop that train.py runs, with the augmentation and the loss of configs/resnet18.py and
+with SGD, on random images. Where PyTorch is installed, its step (the same model, loss, optimizer, batch and
+precision, no augmentation) is timed in turn with ours: each round holds an epoch of our loop, the same number
+of bare steps of ours, and as many of PyTorch's, which has a process of its own: in one process both would
+share a heap, and our settings of it. Printed are the medians of the rounds. Run it on an idle machine
+(`load_before` near 0): where cores are shared, PyTorch's threads suffer more than XLA's.
 """
 
 import argparse
@@ -120,6 +120,7 @@ def create(arguments: argparse.Namespace, *, epochs: int) -> Experiment:
     config.model.convolution = arguments.convolution
     config.dataset.validation = 0
     config.schedule.warmup_epochs, config.checkpoint.every_epochs = 0.0, 0
+    config.optimizer.name, config.optimizer.weight_decay = 'sgd', 5e-4  # which PyTorch has too
     config.optimizer.learning_rate = RATE
 
     random = np.random.default_rng(0)

@@ -2,10 +2,9 @@
 
 Command: python train.py --config=configs/fast_resnet10.py
 
-For the 91.49 % of that recipe in as little time as possible: Muon with a warm-up of one epoch and a cosine to
-zero in place of 51 epochs of Adam in Lookahead, label smoothing, no decay on norms and biases, last norms of
-the blocks that begin at zero; bfloat16 on a GPU. All 50,000 images are trained on, the last epoch counts, and
-test is evaluated once, after it.
+For the 91.49 % of that recipe in as little time as possible: Muon and all else of configs/resnet18.py, in
+place of 51 epochs of Adam in Lookahead. All 50,000 images are trained on, the last epoch counts, and test is
+evaluated once, after it.
 
 Muon, its rate and its decay were chosen at width 16 in 5 epochs, on 10,000 images held out of train (float32,
 two CPU cores): 82.4 % with the rate 0.1 and a decay of 0.01, 81.7 and 82.3 % with 0.05 and decays of 0.01 and
@@ -23,15 +22,8 @@ def get_config():
     config.epochs = 12
 
     config.dataset.validation = 0
-    config.augmentation.cutout = 8
 
     config.model.name = 'resnet10'
-    config.model.zero_init_last_norm = True
     config.model.max_parameters = 5_000_000
-
-    config.optimizer.name = 'muon'
-    config.optimizer.learning_rate = 0.1
-    config.optimizer.weight_decay = 0.05
-    config.schedule.warmup_epochs = 1.0
     config.checkpoint.every_epochs = 0  # each would be as long as some steps
     return config
