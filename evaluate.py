@@ -1,12 +1,12 @@
 """Evaluates a checkpoint of a run.
 
   python evaluate.py --workdir=DIR [--split=test] [--dataset=NAME] [--predictions=FILE.csv]
-  python evaluate.py --workdir=DIR --pairs=FILE [--scores=FILE.csv] [--flip]      (are both the same person?)
+  python evaluate.py --workdir=DIR --pairs=FILE [--split=… | --folder=PHOTOS] [--scores=FILE.csv] [--flip]
   python evaluate.py --workdir=DIR --folder=PHOTOS [--predictions=FILE.csv]       (what is on them?)
   python evaluate.py --workdir=DIR --features=FILE.npy [--split=ver_data] [--flip]
   python evaluate.py --workdir=DIR --distortions=FOLDER [--predictions=FILE.csv]
 
-Each also takes [--checkpoint=best|best_verification|last|STEP] [--data_dir=DIR].
+Each also takes [--checkpoint=best|best_verification|last|STEP], and all but --folder alone [--data_dir=DIR].
 Writes evaluations/<checkpoint>-<dataset>-<split>.json, <checkpoint>-<pairs>[-flip].json or
 distortions-<checkpoint>-<folder>.json in the workdir, and plots beside the run's.
 """
@@ -134,7 +134,8 @@ def _more() -> str:
 
 
 def _checkpoint(result: dict) -> str:
-    return f'checkpoint {result["checkpoint"]} (step {result["step"]:,})'
+    chosen = ', CHOSEN ON TEST' if result.get('selected_on') == 'test' else ''
+    return f'checkpoint {result["checkpoint"]} (step {result["step"]:,}{chosen})'
 
 
 def _classify() -> None:

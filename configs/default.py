@@ -13,8 +13,9 @@ def get_config() -> ConfigDict:
     config.epochs = 40  # passes over the training split
     config.batch_size = 512  # images per optimizer step, over all devices together
     # float32, bfloat16, float16 (both compute only: parameters and statistics stay float32; float16 with a
-    # loss scale), or auto: bfloat16 on a GPU, float32 on a CPU. In float32 a GPU multiplies 10 bits of the
-    # mantissa (TF32, as in PyTorch's convolutions), unless JAX_DEFAULT_MATMUL_PRECISION=highest.
+    # loss scale), or auto: bfloat16 on a GPU (of NVIDIA's, Ampere or newer), else float32. In float32 a GPU
+    # multiplies 10 bits of the mantissa (TF32, as in PyTorch's convolutions), unless
+    # JAX_DEFAULT_MATMUL_PRECISION=highest.
     config.precision = 'float32'
     config.parallel = 'auto'  # jit over a mesh of all devices, pmap, or auto (jit)
     # Steps per dispatch to a GPU; 0: as many as take half a second. A CPU always gets one, since XLA runs
@@ -38,14 +39,15 @@ def get_config() -> ConfigDict:
         ''  # decoded pixels; '' is $XDG_CACHE_HOME/jax-classifiers or ~/.cache/jax-classifiers
     )
     # resident: whole splits, decoded, on the devices; streaming: batches read and decoded ahead of their use,
-    # for what does not fit; auto: resident up to 40 % of the devices' free memory. Batches are the same.
+    # for what does not fit; auto: resident up to 40 % of the devices' free memory, or of the machine's where
+    # that is less. Batches are the same.
     dataset.loader = 'auto'
     # Processes that decode streamed training batches; 0: threads of the main process; -1: a process for each
-    # core (at most 16), or threads where there are no more than two cores.
+    # core (at most 16, and what /dev/shm has room for), or threads where there are no more than two cores.
     dataset.workers = -1
     dataset.train_split = 'train'
     dataset.validation_split = (
-        ''  # what to choose the best checkpoint on; '': a part of train, see validation
+        ''  # what to choose the best checkpoint on, with validation 0; '': a part of train, see validation
     )
     dataset.test_split = 'test'  # evaluated once, at the end; '': none, and results are those on validation
     # Part of train held out to choose the best checkpoint on: a fraction, or a count if above 1.
@@ -93,7 +95,7 @@ def get_config() -> ConfigDict:
     model.width = 64  # channels of the first stage; each further stage doubles them
     # cifar: 3x3 convolution; imagenet: 7x7, stride 2, then a 3x3 max pool of stride 2; cifar_pool: 3x3, pool
     model.stem = 'cifar'
-    model.max_parameters = 0  # a larger model is refused before data is loaded; 0: any size
+    model.max_parameters = 0  # a larger model is refused before images are decoded; 0: any size
     model.activation = 'relu'  # relu, gelu, silu
     model.stage_sizes = ()  # blocks per stage, such as (4, 4, 3); (): those of the name
     model.kernel_sizes = ()  # of the 3x3 convolutions' kernels, odd, one per stage; (): 3
@@ -139,7 +141,7 @@ def get_config() -> ConfigDict:
     optimizer.name = 'sgd'  # sgd, adam, adamw, rmsprop, muon (Adam for all but convolution kernels)
     optimizer.learning_rate = 0.1  # the schedule's highest
     # Multiplies the rate (not schedule.final_learning_rate) by batch_size / reference_batch, or by its root.
-    optimizer.scale_with_batch = 'none'  # none, linear (for sgd), sqrt (for adam and the like)
+    optimizer.scale_with_batch = 'none'  # none, linear (for sgd), sqrt (for the others)
     optimizer.reference_batch = 256  # images per step that learning_rate is meant for
     optimizer.momentum = 0.9  # of sgd, rmsprop (whose default in PyTorch is 0) and muon
     optimizer.nesterov = False  # of sgd and muon
@@ -197,7 +199,9 @@ def get_config() -> ConfigDict:
     schedule.plateau_eps = 1e-8  # smaller reductions are not made
 
     config.ema = ema = ConfigDict()
-    ema.decay = 0.0  # per step, of an exponential moving average of weights and statistics; 0: off
+    # Per step, of an exponential moving average of weights and statistics, which is what evaluation and
+    # `best` take; young ones follow faster: min(decay, step / (step + 9)). 0: off.
+    ema.decay = 0.0
 
     config.early_stopping = early_stopping = ConfigDict()
     early_stopping.patience = 0  # epochs without a better metric before the run ends; 0: off

@@ -20,5 +20,4 @@ def get_config():
     config.model.stage_sizes = (4, 4, 3)
     config.model.se = 'stem'
     config.model.max_parameters = 5_000_000
-    config.checkpoint.every_epochs = 0  # each would be as long as some steps
     return config

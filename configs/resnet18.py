@@ -3,8 +3,8 @@
 Command: python train.py --config=configs/resnet18.py
 
 Muon with one epoch of warm-up and a cosine to zero, label smoothing, no decay on norms and biases, last norms
-of the blocks that begin at zero; crops, flips and one cutout; bfloat16 on a GPU. The rate and the decay were
-chosen for configs/fast_resnet10.py.
+of the blocks that begin at zero; crops, flips and one cutout; bfloat16 on a GPU. Rate and decay are those of
+configs/fast_resnet10.py, which says how they were found.
 """
 
 from configs import default

@@ -19,7 +19,14 @@ from input_pipeline.streaming import Streaming
 from training import CheckpointError, NonFiniteLoss, plots
 from training.checkpoints import KEPT, Checkpoints
 from training.evaluation_metrics import summarize
-from training.experiment import Experiment, create_experiment, resolve, select_loader, stored_split
+from training.experiment import (
+    Experiment,
+    create_experiment,
+    resolve,
+    select_loader,
+    selection_split,
+    stored_split,
+)
 from training.feeds import StreamingFeed
 from training.parallel import SUMS
 from training.processes import in_turn
@@ -113,7 +120,7 @@ def evaluate(
 
     Returns:
       What training.evaluation_metrics.summarize gives (of unlabelled images only their `count`), and which
-      checkpoint and data it is about.
+      checkpoint and data it is about; of `best` also what chose it, `selected_on`, as in results.json.
 
     Raises:
       CheckpointError: there is no such checkpoint, or it is damaged.
@@ -124,6 +131,7 @@ def evaluate(
         check_output('predictions', Path(predictions))
     experiment, variables, step = restore(saved_config(workdir, data_dir), workdir, checkpoint, devices)
     config = experiment.config.dataset
+    selected_on = selection_split(experiment.config) or 'last epoch'
     if split is None:
         split = default_split(config) if dataset in (None, config.name) else 'test'
     dataset = dataset or config.name
@@ -134,6 +142,8 @@ def evaluate(
     if predictions is not None and experiment.execution.is_main:
         _write_predictions(Path(predictions), loader.ids, labels, logits)
     result = {'checkpoint': checkpoint, 'step': step, 'dataset': dataset, 'split': split}
+    if checkpoint == 'best':
+        result['selected_on'] = selected_on
     if (labels < 0).any():
         return result | {'count': len(labels)}
     result |= {'class_names': names, **summarize(logits, labels)}
@@ -143,6 +153,8 @@ def evaluate(
     write_json(workdir / 'evaluations' / f'{stem}.json', result)
     source = Path(config.folder).name if config.folder and dataset == config.name else dataset
     title = f'{workdir.name}, {checkpoint} (step {step:,}), {source} {split}'
+    if result.get('selected_on') == 'test':
+        title += ', CHOSEN ON TEST'
     if result['confusion_matrix']:
         matrix = np.array(result['confusion_matrix'])
         plots.confusion_matrix(matrix, names, workdir / 'plots' / f'confusion_matrix-{stem}.png', title=title)

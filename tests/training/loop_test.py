@@ -276,6 +276,7 @@ def test_watching_test_says_so_everywhere(short, tmp_path, capsys):
     accuracies = [record['test_accuracy'] for record in records(tmp_path)]
     assert results['test_accuracy'] == pytest.approx(max(accuracies))
     assert accuracies[results['best_epoch'] - 1] == max(accuracies)
+    assert evaluate(tmp_path, devices=DEVICES)['selected_on'] == 'test'
     printed = capsys.readouterr().out
     assert 'best on test' in printed
     assert 'CHOSEN ON TEST' in printed

@@ -26,7 +26,7 @@ class Trained:
 
     def __init__(self, config, parallel, devices, *, many_steps=False, sync=True):
         config.parallel, config.dataset.drop_last, config.batch_norm.sync = parallel, True, sync
-        config.model.dropout = 0.0  # the one thing that depends on the number of devices
+        config.model.dropout = 0.0  # under pmap the masks depend on the number of devices
         config.optimizer.accumulation_steps = 2
         self.stride = STEPS if many_steps else 1
         devices = jax.devices()[:devices]
