@@ -116,5 +116,6 @@ def _checksum(images: np.ndarray) -> int:
 def _remove_leftovers(folder: Path, split: str) -> None:
     """Removes what killed processes left behind: files no one has written to for an hour."""
     for path in folder.glob(f'{split}.*.tmp'):
-        if time.time() - path.stat().st_mtime > 3600:
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another process is done with it
+            if time.time() - path.stat().st_mtime > 3600:
+                path.unlink()

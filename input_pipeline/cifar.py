@@ -47,6 +47,8 @@ def prepare(name: str, root: Path, manual_dir: str) -> None:
     try:
         builder = builder_cls(data_dir=root)
         if builder.data_path.exists():
+            if records.find(name, root):  # another process was faster
+                return
             raise DataError(f'{builder.data_path} has no dataset_info.json, so it is incomplete: remove it.')
         builder.archive = _archive(builder, root, manual_dir)
         root.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,7 @@ def standardize(content: bytes) -> tuple[bytes, str]:
                 and image.getexif().get(_ORIENTATION, 1) == 1
                 and not _has_16_bits(image, content)
             )
-            pixels = image if keep else _rgb(ImageOps.exif_transpose(image))
+            pixels = image if keep else to_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
         raise UnreadableImage('no image' if content else 'empty file') from None
     except Exception as error:  # Pillow raises many kinds
@@ -55,7 +55,8 @@ def _has_16_bits(image: Image.Image, content: bytes) -> bool:
     return image.format == 'PNG' and content[24] == 16  # bit depth in the header; the mode does not tell
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Returns an image of any mode as `standardize` stores it, but for its orientation."""
     if image.mode.startswith('I'):  # 16 bits of grey, which Pillow would clip rather than scale
         grey = (np.asarray(image).astype(np.int64).clip(0, 65535) + 128) // 257
         image = Image.fromarray(grey.astype(np.uint8))

@@ -13,6 +13,15 @@ import numpy as np
 from input_pipeline import DataError, decoding
 
 
+def other_size(shape: tuple[int, int, int], what: str, reason: str) -> DataError:
+    """Returns the error of a dataset whose images should all have the shape of the first: `what` has not."""
+    height, width, _ = shape
+    return DataError(
+        f'The images are not all of one size: the first has {width} x {height} pixels, and {what} does not '
+        f'fit ({reason}). Resize them all, such as with --config.dataset.image_size={min(height, width)}.'
+    )
+
+
 class EncodedImages:
     """The images of a split, to be indexed like an array; every time they are read and decoded anew.
 
@@ -31,14 +40,18 @@ class EncodedImages:
         filename: Path,
         *,
         resize: bool = False,
+        as_first: bool = False,
     ):
-        """`shards` are files and how many records each holds; `resize` as in decoding.decode."""
+        """`shards` are files and how many records each holds; `resize` as in decoding.decode.
+
+        `as_first`: the shape is that of the first image, which others may not have.
+        """
         self._paths = [str(path) for path, _ in shards]
         self._ends = np.cumsum([length for _, length in shards])
         self.shape = (int(self._ends[-1]), *image_shape)
         self.nbytes = int(np.prod(self.shape, dtype=np.int64))
         self.filename = filename
-        self._resize = resize
+        self._resize, self._as_first = resize, as_first
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -68,6 +81,9 @@ class EncodedImages:
                 images[positions] = decoding.decode(encoded, self.shape[1:], resize=self._resize)
             except decoding.UndecodableImage as error:
                 index, reason = error.args
+                if self._as_first:
+                    what = f'record {records[index]:,} of {path}'
+                    raise other_size(self.shape[1:], what, reason) from None
                 raise DataError(
                     f'{path}: the image in record {records[index]:,} is damaged ({reason}). Remove that '
                     'folder, so that the dataset is prepared anew, or copy it again from where it came from.'

@@ -4,10 +4,10 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from input_pipeline import DataError
-from input_pipeline.conversion import UnreadableImage, standardize
+from input_pipeline.conversion import UnreadableImage, standardize, to_rgb
 from input_pipeline.decoding import UndecodableImage, decode
 
 _CHANNELS = (), (1,), (3,), (4,)
@@ -27,20 +27,22 @@ def fit_image(image: Picture, image_shape: tuple[int, int, int]) -> np.ndarray:
         DataError: it is not there, unreadable, or of another shape or type.
     """
     try:
-        content, _ = standardize(_encoded(image))
+        content = _encoded(image, alpha=image_shape[2] == 4)
         return decode([content], image_shape, resize=image_shape[0] == image_shape[1])[0]
-    except (OSError, UnreadableImage, UndecodableImage) as error:
+    except (OSError, ValueError, UnreadableImage, UndecodableImage) as error:
         name = image if isinstance(image, str | Path) else 'an image'
         raise DataError(f'{name} cannot be read: {error.args[-1]}') from error
 
 
-def _encoded(image: Picture) -> bytes:
+def _encoded(image: Picture, *, alpha: bool) -> bytes:
     if isinstance(image, str | Path):
-        return Path(image).expanduser().read_bytes()
+        content = Path(image).expanduser().read_bytes()
+        return content if alpha else standardize(content)[0]
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in _CHANNELS:
             raise UnreadableImage(f'{image.dtype}{list(image.shape)} is not uint8[height, width, channels]')
         image = Image.fromarray(image.squeeze(2) if image.shape[2:] == (1,) else image)
     buffer = io.BytesIO()
-    image.save(buffer, 'PNG')
+    image = ImageOps.exif_transpose(image)
+    (image.convert('RGBA') if alpha else to_rgb(image)).save(buffer, 'PNG', compress_level=1)
     return buffer.getvalue()

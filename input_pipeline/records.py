@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from input_pipeline import DataError, decoding
+from input_pipeline.encoded import other_size
 
 _CHUNK_BYTES = 2**24  # of decoded images
 
@@ -143,11 +144,11 @@ class Records:
         self.shards = list(zip(map(Path, split_info.filepaths), split_info.shard_lengths, strict=True))
         self._check_shards()
         self.resize = bool(image_size)
-        self._as_first = None in image.shape and not image_size  # then all must have the size of the first
+        self.as_first = None in image.shape and not image_size  # then all must have the size of the first
         if image_size:
             self.shape = image_size, image_size, channels
         else:
-            self.shape = (*self._first_size(), channels) if self._as_first else tuple(image.shape)
+            self.shape = (*self._first_size(), channels) if self.as_first else tuple(image.shape)
 
     def __len__(self) -> int:
         return sum(length for _, length in self.shards)
@@ -194,12 +195,9 @@ class Records:
         except decoding.UndecodableImage as error:
             position, reason = error.args
             what = f'the image in record {done + position:,}'
-            if self._as_first:
-                height, width, _ = self.shape
-                raise DataError(
-                    f'The images in split {self.split} of {self.folder} are not all of one size: the first '
-                    f'has {width} x {height} pixels, and {what} does not fit ({reason}). Resize them all, '
-                    f'such as with --config.dataset.image_size={min(height, width)}.'
+            if self.as_first:
+                raise other_size(
+                    self.shape, f'{what} of split {self.split} of {self.folder}', reason
                 ) from error
             raise self._damaged(f'{what} is damaged ({reason})') from error
 

@@ -214,7 +214,9 @@ def _encoded(folder: Path, source: records.Records, prepared: records.Prepared) 
         index = {'labels': np.concatenate(labels), 'ids': np.array(ids)}
         cache.write_index(folder, split, prepared.fingerprint, **index)
     filename = cache.index_path(folder, split)
-    images = EncodedImages(source.shards, source.shape, filename, resize=source.resize)
+    images = EncodedImages(
+        source.shards, source.shape, filename, resize=source.resize, as_first=source.as_first
+    )
     return Split(images, index['labels'], index['ids'])
 
 

@@ -1,5 +1,6 @@
 """Work on a batch in chunks that stay in a CPU's cache."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,20 +12,27 @@ _CHUNK_BYTES = 2**20  # of activations; what is made of them takes a few times a
 
 
 def chunk_size(batch: int, bytes_per_image: int, least: int = 1) -> int:
-    """Returns how many images to take at a time, a divisor of the batch."""
+    """Returns how many images to take at a time: a divisor of the batch, or what leaves few images over."""
     size = min(batch, max(_CHUNK_BYTES // bytes_per_image, least))
-    return next(n for n in range(size, 0, -1) if batch % n == 0)
+    divisor = next(n for n in range(size, 0, -1) if batch % n == 0)
+    return divisor if 2 * divisor >= size else math.ceil(batch / math.ceil(batch / size))
 
 
 def over_chunks(step: Callable, size: int, sums: Any, *arrays: Array) -> tuple[Any, Array | None]:
-    """Scans the batch in chunks: `step(sums, *chunks) -> sums, chunk of the output`."""
+    """Scans the batch in chunks: `step(sums, *chunks) -> sums, chunk of the output`.
+
+    The last chunk is filled with zeros, which must add nothing to the sums.
+    """
+    batch = len(arrays[0])
+    if batch % size:
+        arrays = [jnp.pad(a, [(0, -batch % size), *((0, 0),) * (a.ndim - 1)]) for a in arrays]
 
     def body(sums, start):
         # Slices, where `scan` over a reshaped array would have XLA make that one too.
         return step(sums, *(lax.dynamic_slice_in_dim(a, start, size) for a in arrays))
 
-    sums, outputs = lax.scan(body, sums, jnp.arange(0, len(arrays[0]), size))
-    return sums, None if outputs is None else outputs.reshape(-1, *outputs.shape[2:])
+    sums, outputs = lax.scan(body, sums, jnp.arange(0, batch, size))
+    return sums, None if outputs is None else outputs.reshape(-1, *outputs.shape[2:])[:batch]
 
 
 def product(a: Array, b: Array, axis_a: int, axis_b: int) -> Array:

@@ -34,8 +34,8 @@ class Module(NamedTuple):
 
 
 def modules(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Module]:
-    """Returns the parts that have parameters, in the order of their computation."""
-    _, variables = abstract_outputs(model, image_shape)
+    """Returns the parts that have parameters, in the order of their computation, and what is left of them."""
+    logits, variables = abstract_outputs(model, image_shape)
     params, outputs, work = variables['params'], {}, Counter()
 
     def note(call, args, kwargs, context):
@@ -45,16 +45,20 @@ def modules(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Module]
                 kernel = module.get_variable('params', 'kernel')
                 work[module.path[0]] += 2 * math.prod(output.shape[1:-1]) * kernel.size
             if len(module.path) == 1:
-                outputs[module.name] = output.shape[1:]
+                outputs[module.name] = jax.tree.leaves(output)[0].shape[1:]
         return output
 
     with nn.intercept_methods(note):
         jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, _one_image(image_shape))
-    return [
+    parts = [
         Module(name, shape, parameter_count(params[name]), work[name])
         for name, shape in outputs.items()
         if name in params
     ]
+    own = parameter_count({name: value for name, value in params.items() if name not in outputs})
+    if own:
+        parts.append(Module('(its own)', logits.shape[1:], own, 0))
+    return parts
 
 
 def table(model: nn.Module, parts: Sequence[Module]) -> Table:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 
 
 class Interrupted(Exception):
@@ -15,6 +16,8 @@ class Interrupted(Exception):
 class Interruption:
     """Within `with`, turns the first SIGTERM or SIGINT into a request; another SIGINT then exits at once.
 
+    Signals reach a program's main thread alone; in another one it leaves them as they are.
+
     Attributes:
       received: the signal that this process got.
       signum: the one to act on, which several processes (`shared`) must have agreed on.
@@ -26,7 +29,9 @@ class Interruption:
         self.signum: int | None = None
 
     def __enter__(self):
-        self._previous = {s: signal.signal(s, self._handle) for s in (signal.SIGTERM, signal.SIGINT)}
+        main = threading.current_thread() is threading.main_thread()
+        heard = (signal.SIGTERM, signal.SIGINT) if main else ()
+        self._previous = {s: signal.signal(s, self._handle) for s in heard}
         return self
 
     def __exit__(self, *_):

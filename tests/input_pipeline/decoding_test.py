@@ -60,6 +60,11 @@ def test_damaged_image_is_named_by_its_position(format):
     assert error.value.args[0] == 1
 
 
+def test_image_with_sides_swapped_is_not_scrambled():
+    with pytest.raises(UndecodableImage, match='8 x 16 pixels'):
+        decode([encode(np.zeros((16, 8, 3), np.uint8))], (8, 16, 3))
+
+
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
 def test_workers_end_with_a_killed_parent():
     script = f"""

@@ -79,11 +79,12 @@ def test_other_image_size_is_decoded_anew(config):
     assert sources.load(config, ('train',)).image_shape == (4, 4, 3)
 
 
-def test_without_image_size_all_must_have_one_size(config):
-    config.image_size = 0
+@pytest.mark.parametrize('loader', ['resident', 'streaming'])
+def test_without_image_size_all_must_have_one_size(config, loader):
+    config.image_size, config.loader = 0, loader
     assert sources.load(config, ('train',)).image_shape == (10, 8, 3)
     with pytest.raises(DataError, match=r'not all of one size.*--config.dataset.image_size='):
-        sources.load(config, ('ver_data',))
+        sources.load(config, ('ver_data',)).splits['ver_data'].images[:]
 
 
 def test_unchanged_folder_is_not_prepared_again(config, folder, monkeypatch):

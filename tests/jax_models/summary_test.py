@@ -1,3 +1,6 @@
+import flax.linen as nn
+import jax.numpy as jnp
+
 from configs import default
 from jax_models import create_model, summary
 
@@ -23,3 +26,25 @@ def test_operations_are_those_that_papers_count():
     assert sum(part.flops for part in parts) == 1_110_845_440  # twice 555 million multiply-adds
     assert parts[0].flops == 2 * 32 * 32 * 64 * 27
     assert parts[-1].flops == 2 * 5120
+
+
+class Own(nn.Module):
+    """A layer with two outputs, and parameters of its own."""
+
+    class Pair(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(4)(x), x
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        x, _ = self.Pair(name='pair')(images.reshape(len(images), -1))
+        return x * self.param('scale', lambda _: jnp.ones(4))
+
+
+def test_a_model_of_ones_own_is_counted_whole():
+    parts = summary.modules(Own(), (2, 2, 3))
+    assert [(part.name, part.output, part.parameters) for part in parts] == [
+        ('pair', (4,), 52),
+        ('(its own)', (4,), 4),
+    ]

@@ -2,12 +2,13 @@ import json
 import logging
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import pytest
 
 from input_pipeline import DataError
-from training import NonFiniteLoss, conclusion, plots
+from training import CheckpointError, NonFiniteLoss, conclusion, plots
 from training.checkpoints import Checkpoints
 from training.console import Console
 from training.evaluation import Evaluator, evaluate
@@ -73,6 +74,16 @@ def test_interrupted_run_continues_as_if_nothing_happened(
         assert last_steps(workdir)[-1] == saved
     run(config, workdir, DEVICES)
     assert_same_run(finished, workdir)
+
+
+def test_run_interrupted_in_an_epoch_does_not_end_before_it(short, tmp_path, at_step):
+    short.epochs, short.batch_size = 3, 100
+    at_step(2, 1, terminate)
+    with pytest.raises(Interrupted):
+        run(short, tmp_path, DEVICES)
+    short.epochs = 1
+    with pytest.raises(CheckpointError, match=r'interrupted in epoch 2.*config.epochs=1: name 2 or more'):
+        run(short, tmp_path, DEVICES)
 
 
 def test_lookahead_and_plateau_continue_as_if_nothing_happened(config, tmp_path, at_step, assert_same_run):
@@ -326,3 +337,12 @@ def test_second_ctrl_c_exits_at_once(monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
         assert codes == [130]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_signals_are_left_alone_outside_the_main_thread():
+    def enter():
+        with Interruption():
+            return signal.getsignal(signal.SIGINT)
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(enter).result() is signal.getsignal(signal.SIGINT)
