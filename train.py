@@ -18,7 +18,9 @@ from training import ConfigError, command_line
 
 # Nothing heavy is imported here: --help and a mistyped flag are answered at once.
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'File in configs/ that describes the run.')
+_CONFIG = config_flags.DEFINE_config_file(
+    'config', None, 'File that describes the run, such as configs/resnet18.py.'
+)
 _WORKDIR = flags.DEFINE_string(
     'workdir', None, 'Folder of the run; by default runs/<name of the config file>.'
 )

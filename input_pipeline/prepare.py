@@ -116,9 +116,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog='python -m input_pipeline.prepare', description='Makes a TFDS dataset of an image folder.'
     )
-    parser.add_argument('--folder', required=True, help='DIR/train/<class>/…, other splits beside train')
-    parser.add_argument('--name', required=True, help='of the dataset, for config.dataset.name')
-    parser.add_argument('--data_dir', default='', help="folder of all datasets; default: TFDS's own")
+    parser.add_argument(
+        '--folder',
+        required=True,
+        help='DIR/train/<class>/…, other splits and folders of loose images beside it',
+    )
+    parser.add_argument(
+        '--name', required=True, help='of lower-case letters, digits and _; for config.dataset.name'
+    )
+    parser.add_argument(
+        '--data_dir',
+        default='',
+        help="folder of all datasets, for config.dataset.data_dir; default: TFDS_DATA_DIR, or TFDS's own",
+    )
     parser.add_argument(
         '--bad_images', choices=('fail', 'skip'), default='fail', help='what an unreadable image does'
     )
