@@ -40,6 +40,7 @@ _A, _B, _G = _matrices()
 
 @jax.custom_vjp
 def convolve(images: Array, kernel: Array) -> Array:
+    """Convolves float32[batch, height, width, channels] with [3, 3, channels, features] at padding 1."""
     channels, features = kernel.shape[2:]
     if min(channels, features) < 64:  # the transforms would take longer than the products
         return lax.conv_general_dilated(
@@ -82,6 +83,7 @@ def _chunk(images: Array, features: int) -> int:
 
 
 def tile_count(size: Sequence[int]) -> int:
+    """Returns how many tiles cover an image of this height and width."""
     return math.prod(-(-n // _TILE) for n in size)
 
 
@@ -131,16 +133,10 @@ def _overlap(parts: list[Array], axis: int) -> Array:
     """Adds tiles of six, four apart, the first beginning at -1 (which is left out)."""
     parts = _apart(parts)
     # The last of a tile meets the second of the next one, the first the last but one of the one before.
-    second = parts[1] + _shift(parts[5], 1, axis)
-    last = parts[4] + _shift(parts[0], -1, axis)
+    before = [(0, 0)] * (axis - 1)
+    second = parts[1] + pad(parts[5], *before, (1, -1))
+    last = parts[4] + pad(parts[0], *before, (-1, 1))
     return _interleave([second, parts[2], parts[3], last], axis)
-
-
-def _shift(array: Array, by: int, axis: int) -> Array:
-    """Moves the entries by one place, filling with zeros."""
-    low_high = [(0, 0, 0)] * array.ndim
-    low_high[axis] = (by, -by, 0)
-    return lax.pad(array, np.float32(0), low_high)
 
 
 def _interleave(parts: Sequence[Array], axis: int) -> Array:
