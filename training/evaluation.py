@@ -131,7 +131,6 @@ def evaluate(
         check_output('predictions', Path(predictions))
     experiment, variables, step = restore(saved_config(workdir, data_dir), workdir, checkpoint, devices)
     config = experiment.config.dataset
-    selected_on = selection_split(experiment.config) or 'last epoch'
     if split is None:
         split = default_split(config) if dataset in (None, config.name) else 'test'
     dataset = dataset or config.name
@@ -143,7 +142,7 @@ def evaluate(
         _write_predictions(Path(predictions), loader.ids, labels, logits)
     result = {'checkpoint': checkpoint, 'step': step, 'dataset': dataset, 'split': split}
     if checkpoint == 'best':
-        result['selected_on'] = selected_on
+        result['selected_on'] = selection_split(experiment.config) or 'last epoch'
     if (labels < 0).any():
         return result | {'count': len(labels)}
     result |= {'class_names': names, **summarize(logits, labels)}

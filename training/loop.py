@@ -282,14 +282,7 @@ class Training:
         metadata = self.checkpoints.metadata('last', steps[-1])
         self._check_data(metadata)
         state = self.checkpoints.restore('last', steps[-1], self.experiment.abstract_state())
-        self.progress = restored_progress(metadata, self.config)
-        epoch = self.progress.epoch
-        if self.config.epochs <= epoch and steps[-1] > epoch * self.experiment.steps:
-            raise CheckpointError(
-                f'{self.workdir} was interrupted in epoch {epoch + 1}, and cannot go back to '
-                f'config.epochs={self.config.epochs}: name {epoch + 1} or more, or begin a new run in '
-                'another --workdir.'
-            )
+        self.progress = restored_progress(metadata, self.config, begun=steps[-1] % self.experiment.steps > 0)
         for name in ('best', 'best_verification'):  # one may have been saved without its `last`
             self.checkpoints.delete_from(name, steps[-1] + 1)
         self.console.print(f'Continuing from step {steps[-1]:,} ({self.progress.epoch} epochs done).')

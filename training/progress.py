@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from ml_collections import ConfigDict
 
+from training import CheckpointError
 from training.metric_names import higher_is_better
 from training.parallel import SUMS
 from training.schedules import Plateau
@@ -58,11 +59,20 @@ class Progress:
         return better
 
 
-def restored_progress(metadata: dict, config: ConfigDict) -> Progress:
-    """Returns where the run of a checkpoint is, under the config that continues it."""
+def restored_progress(metadata: dict, config: ConfigDict, *, begun: bool = False) -> Progress:
+    """Returns where the run of a checkpoint is, under the config that continues it.
+
+    Raises CheckpointError where it has `begun` an epoch that this config does not have.
+    """
     saved = metadata['progress']
     progress, stopping = Progress(**{**saved, 'plateau': Plateau(**saved['plateau'])}), config.early_stopping
     if metadata['config']['early_stopping']['metric'] != stopping.metric:
         progress.stopping_best, progress.stale_epochs = None, 0
     progress.stopped = 0 < stopping.patience <= progress.stale_epochs
+    if begun and config.epochs <= progress.epoch:
+        raise CheckpointError(
+            f'The run was interrupted in epoch {progress.epoch + 1}, and cannot go back to '
+            f'config.epochs={config.epochs}: name {progress.epoch + 1} or more, or begin a new run in '
+            'another --workdir.'
+        )
     return progress
