@@ -43,7 +43,8 @@ def get_config() -> ConfigDict:
     # that is less. Batches are the same.
     dataset.loader = 'auto'
     # Processes that decode streamed training batches; 0: threads of the main process; -1: a process for each
-    # core (at most 16, and what /dev/shm has room for), or threads where there are no more than two cores.
+    # core (at most 16, and what /dev/shm has room for; several processes that train on one machine share
+    # both), or threads where there are no more than two cores.
     dataset.workers = -1
     dataset.train_split = 'train'
     dataset.validation_split = (

@@ -14,7 +14,9 @@ from PIL import Image
 
 from input_pipeline.workers import follow_parent
 
-_IMAGES_PER_PROCESS = 5000  # fewer are decoded before another process has started
+# Fewer images, of fewer bytes, are decoded before another process has started.
+_IMAGES_PER_PROCESS, _BYTES_PER_PROCESS = 5000, 2**24
+MAX_PROCESSES = 16
 _FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'GIF')  # named, because trying all that Pillow knows takes longer
 MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
 
@@ -24,9 +26,10 @@ def core_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
-def process_count(images: int) -> int:
+def process_count(images: int, encoded_bytes: int) -> int:
     """How many processes decode so many images fastest; 1 is this one, without any worker."""
-    return max(1, min(core_count(), images // _IMAGES_PER_PROCESS, 16))
+    busy = max(images // _IMAGES_PER_PROCESS, encoded_bytes // _BYTES_PER_PROCESS)
+    return max(1, min(core_count(), busy, MAX_PROCESSES))
 
 
 class UndecodableImage(Exception):

@@ -4,6 +4,7 @@ What streaming workers carry over and read from, so this imports little.
 """
 
 import contextlib
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +48,7 @@ class EncodedImages:
         `as_first`: the shape is that of the first image, which others may not have.
         """
         self._paths = [str(path) for path, _ in shards]
+        self._states = self._file_states()
         self._ends = np.cumsum([length for _, length in shards])
         self.shape = (int(self._ends[-1]), *image_shape)
         self.nbytes = int(np.prod(self.shape, dtype=np.int64))
@@ -100,7 +102,16 @@ class EncodedImages:
 
             _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        return [array_record_module.ArrayRecordReader(path) for path in self._paths]
+        readers = [array_record_module.ArrayRecordReader(path) for path in self._paths]
+        if self._file_states() != self._states:
+            raise DataError(
+                f'{Path(self._paths[0]).parent} was prepared anew while this run used it, so that labels '
+                'and images no longer belong together. Run the same command again.'
+            )
+        return readers
+
+    def _file_states(self) -> list[tuple[int, int]]:
+        return [(state.st_size, state.st_mtime_ns) for state in map(os.stat, self._paths)]
 
     def __getstate__(self) -> dict:
         return {name: value for name, value in vars(self).items() if name != '_readers'}

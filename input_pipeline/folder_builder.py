@@ -48,7 +48,7 @@ def find_or_build(
     target = root / name / VERSION
     if not source.exists() and (read_json(target / REPORT) or {}).get('folder') == str(source):
         _say(f'{source} is gone; using {target}, prepared from it.')
-        prepared = records.find(name, root)
+        prepared = records.find(f'{name}:{VERSION}', root)
         records.check_splits(name, splits, prepared.splits)
         return prepared
     listing = folders.scan(source)
@@ -66,7 +66,7 @@ def find_or_build(
             '--config.dataset.data_dir=DIR, or make this one writable and free '
             f'{_bytes(listing) / 1e6:,.0f} MB there.'
         ) from error
-    return records.find(name, root)
+    return records.find(f'{name}:{VERSION}', root)
 
 
 def _is_current(target: Path, listing: folders.Listing, bad_images: str) -> bool:

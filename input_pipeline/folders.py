@@ -126,7 +126,7 @@ def _check_names(folder: Path, found: dict[str, list]) -> None:
                 'Rename that folder.'
             )
         for class_name, path, *_ in images:
-            if class_name is not None and (class_name != class_name.strip() or '\n' in class_name):
+            if class_name is not None and class_name.strip().splitlines() != [class_name]:
                 raise DataError(
                     f'{folder}: the class {class_name!r} begins or ends with a space, or has a line break. '
                     'Rename that folder.'

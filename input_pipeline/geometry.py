@@ -18,17 +18,19 @@ def random_resized_crop(images: jax.Array, keys: jax.Array, *, scale_min: float)
     Its share of the area is uniform from `scale_min` to 1, its width over height log-uniform from 3/4 to 4/3.
     """
     height, width = images.shape[1:3]
+    middle = np.array([min(height, round(width * 4 / 3)), min(width, round(height * 4 / 3))])
 
     def draw(key):
-        # As torchvision: the first of ten that fits, else the whole image.
+        # As torchvision: the first of ten that fits, else the middle, as much of it as has such a ratio.
         scale_key, ratio_key, corner_key = jax.random.split(key, 3)
         areas = height * width * jax.random.uniform(scale_key, 10, minval=scale_min, maxval=1.0)
         limit = np.log(4 / 3)
         ratios = jnp.exp(jax.random.uniform(ratio_key, 10, minval=-limit, maxval=limit))
         sizes = jnp.round(jnp.sqrt(areas * jnp.stack([1 / ratios, ratios]))).astype(int)
         fits = (sizes <= np.array([[height], [width]])).all(0) & (sizes > 0).all(0)
-        size = jnp.where(fits.any(), sizes[:, fits.argmax()], np.array([height, width]))
-        corner = jax.random.randint(corner_key, 2, 0, np.array([height, width]) - size + 1)
+        size = jnp.where(fits.any(), sizes[:, fits.argmax()], middle)
+        room = np.array([height, width]) - size
+        corner = jnp.where(fits.any(), jax.random.randint(corner_key, 2, 0, room + 1), room // 2)
         return jnp.concatenate([corner, size])
 
     return resized_crop(images, jax.vmap(draw)(keys))

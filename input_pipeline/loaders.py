@@ -1,8 +1,14 @@
 """In which order a split is read, and in which batches: pure functions of seed and epoch."""
 
+import math
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from input_pipeline.sources import Split
+if TYPE_CHECKING:  # workers that decode import this file, and need none of it
+    from input_pipeline.sources import Split
+
+_ALIGNMENT = 64  # bytes
 
 
 class Resident:
@@ -15,13 +21,11 @@ class Resident:
       size: number of examples.
     """
 
-    def __init__(self, split: Split, indices: np.ndarray | None = None):
+    def __init__(self, split: 'Split', indices: np.ndarray | None = None):
         """Keeps the examples at `indices` int[n] (all of them by default)."""
         chosen = slice(None) if indices is None else indices
-        self.arrays = {
-            'image': np.ascontiguousarray(split.images[chosen]),
-            'label': np.ascontiguousarray(split.labels[chosen]),
-        }
+        images = np.asarray(split.images) if indices is None else _take(split.images, indices)
+        self.arrays = {'image': images, 'label': split.labels[chosen]}
         self.labels = self.arrays['label']
         self.ids = split.ids[chosen]
         self.size = len(self.ids)
@@ -29,6 +33,15 @@ class Resident:
     def take(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the examples at `indices` int[k]: `image` uint8[k, …] and `label` int32[k]."""
         return {name: array[indices] for name, array in self.arrays.items()}
+
+
+def _take(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Returns images[indices], aligned so that JAX uses them where they lie on a CPU, without a copy."""
+    shape = len(indices), *images.shape[1:]
+    memory = np.empty(math.prod(shape) + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    taken = memory[start : start + math.prod(shape)].reshape(shape)
+    return np.take(images, indices, axis=0, out=taken, mode='clip')  # any other mode makes a copy first
 
 
 def steps_per_epoch(size: int, batch_size: int, *, drop_last: bool) -> int:

@@ -45,16 +45,21 @@ def find_or_prepare(config: ConfigDict, splits: Sequence[str], workers: int = 0)
             workers=workers,
         )
     name = config.name
+    if not re.fullmatch(r'[\w.-]+(/[\w.-]+)?(:[\w.]+)?', name) or '..' in name:
+        raise DataError(
+            f'config.dataset.name={name}: names of TFDS are like cifar10, name/config or cifar10:3.0.2. To '
+            f'train on a folder of images: --config.dataset.folder={name}'
+        )
     try:
         prepared = records.find(name, root)
     except OSError as error:
         raise DataError(f'Cannot read {name} in config.dataset.data_dir={root}: {error}.') from error
-    if prepared is None:
-        if name not in cifar.NAMES:
-            raise _not_prepared(name, root)
-        cifar.prepare(name, root, config.manual_dir)
+    if prepared is None and (base := name.partition(':')[0]) in cifar.NAMES:
+        cifar.prepare(base, root, config.manual_dir)
         prepared = records.find(name, root)
-    elif 'array_record' not in prepared.formats:
+    if prepared is None:
+        raise _not_prepared(name, root)
+    if 'array_record' not in prepared.formats:
         raise DataError(
             f'{name} lies in {prepared.folder} as {prepared.formats[0]}, which only TensorFlow reads. '
             'Add array_record files to it (in an environment of its own, if you like): '
@@ -97,6 +102,8 @@ def _not_prepared(name: str, root: Path) -> DataError:
     base = name.partition(':')[0].partition('/')[0]
     found = sorted(str(path.parent.relative_to(root)) for path in root.glob(f'{base}/**/dataset_info.json'))
     there = f' (only {", ".join(found)})' if found else ''
+    if name.partition(':')[0] in cifar.NAMES:
+        return DataError(f'{name} is not prepared in {root}{there}. Use config.dataset.name={base}.')
     known = tfds.list_builders(with_community_datasets=False)
     if base in known or found:
         return DataError(
@@ -134,6 +141,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument('--workers', type=int, default=0, help='processes; default: as many as pay')
     config = ConfigDict({**vars(parser.parse_args(arguments)), 'manual_dir': ''})
+    for name in ('folder', 'name'):
+        if not config[name]:
+            parser.error(f'--{name} is empty')
     if config.workers < 0:
         parser.error(f'--workers={config.workers}: must be at least 1, or 0 for as many as pay')
     try:

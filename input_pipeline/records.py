@@ -20,7 +20,8 @@ from PIL import Image
 from input_pipeline import DataError, decoding
 from input_pipeline.encoded import other_size
 
-_CHUNK_BYTES = 2**24  # of decoded images
+_CHUNK = 1000  # records that are read at once, or fewer that take so many bytes, encoded or decoded
+_CHUNK_BYTES = 2**24
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ class Records:
         shape: (height, width, channels) of every image once decoded.
         class_names: one per class.
         shards: files, and how many records each holds.
+        encoded_bytes: of all these files.
         resize: whether images are resized to that shape.
 
     Raises:
@@ -141,8 +143,12 @@ class Records:
         self.class_names = tuple(label.names)
         self._has_ids = isinstance(features.get('id'), tfds.features.Text)
         split_info = info.splits[split]
-        self.shards = list(zip(map(Path, split_info.filepaths), split_info.shard_lengths, strict=True))
+        shards = zip(map(Path, split_info.filepaths), split_info.shard_lengths, strict=True)
+        self.shards = [(path, length) for path, length in shards if length]
+        if not self.shards:
+            raise DataError(f'Split {split} of {info.full_name} in {prepared.folder} holds no images.')
         self._check_shards()
+        self.encoded_bytes = sum(path.stat().st_size for path, _ in self.shards)
         self.resize = bool(image_size)
         self.as_first = None in image.shape and not image_size  # then all must have the size of the first
         if image_size:
@@ -153,11 +159,11 @@ class Records:
     def __len__(self) -> int:
         return sum(length for _, length in self.shards)
 
-    def encoded(self, size: int = 1000) -> Iterator[tuple[list[bytes], np.ndarray, list[str]]]:
-        """Yields, up to `size` at a time: encoded images, labels int32[k] and ids."""
+    def encoded(self, most: int = _CHUNK) -> Iterator[tuple[list[bytes], np.ndarray, list[str]]]:
+        """Yields, up to `most` at a time: encoded images, labels int32[k] and ids."""
         from tensorflow_datasets.proto import tf_example_pb2
 
-        read = 0
+        read, size = 0, max(1, min(most, _CHUNK_BYTES * len(self) // self.encoded_bytes))
         for path, length in self.shards:
             reader = self._open(path)
             for start in range(0, length, size):
@@ -187,7 +193,7 @@ class Records:
 
     def decoded(self, processes: int) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
         """Yields the same with the images decoded: uint8[k, height, width, channels]."""
-        done, size = 0, min(1000, max(1, _CHUNK_BYTES // math.prod(self.shape)))
+        done, size = 0, min(_CHUNK, max(1, _CHUNK_BYTES // math.prod(self.shape)))
         try:
             for chunk in decoding.decode_all(self.encoded(size), self.shape, processes, resize=self.resize):
                 yield chunk
@@ -218,7 +224,7 @@ class Records:
                 raise self._damaged(f'{path.name} is truncated or damaged ({error})') from error
 
     def _first_size(self) -> tuple[int, int]:
-        (content, *_), _, _ = next(self.encoded())
+        (content, *_), _, _ = next(self.encoded(1))
         try:
             with Image.open(io.BytesIO(content)) as image:
                 return image.height, image.width

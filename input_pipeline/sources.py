@@ -237,6 +237,6 @@ def _fill_cache(folder: Path, source: records.Records, prepared: records.Prepare
         cache.write(folder, split, prepared.fingerprint, shape, chunks, source.class_names)
 
     try:
-        fill(decoding.process_count(len(source)))
+        fill(decoding.process_count(len(source), source.encoded_bytes))
     except BrokenProcessPool:  # workers cannot start in a script without a main guard, or were killed
         fill(1)

@@ -5,21 +5,25 @@ Grain's worker processes import this file, so it imports little.
 
 import gc
 import multiprocessing
+import os
 import shutil
 import signal
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from input_pipeline import DataError, decoding
 from input_pipeline.encoded import EncodedImages
 from input_pipeline.loaders import evaluation_order, steps_per_epoch, training_order
-from input_pipeline.sources import Split
 from input_pipeline.workers import follow_parent
 
-MAX_WORKERS = 16
+if TYPE_CHECKING:
+    from input_pipeline.sources import Split
+
+_READ_AHEAD_BYTES = 2**30  # of the batches that threads work on
 _AHEAD = 2  # batches that a worker may be ahead
 _SHARED_MEMORY = Path('/dev/shm')
 
@@ -33,14 +37,15 @@ class Streaming:
       size: number of examples.
     """
 
-    def __init__(self, split: Split, indices: np.ndarray | None = None, *, workers: int):
+    def __init__(self, split: 'Split', indices: np.ndarray | None = None, *, workers: int):
         """Keeps the examples at `indices` int[n] (all of them by default).
 
         Args:
           split: with encoded images.
           indices: see above.
           workers: config.dataset.workers: processes that decode training batches; 0: threads of this one;
-            -1: one process for each core, or threads where there are no more than two.
+            -1: one process for each core, shared with other processes that train on this machine, or threads
+            where there are no more than two.
         """
         rows = np.arange(len(split.labels)) if indices is None else indices
         self._images: EncodedImages = split.images
@@ -62,19 +67,21 @@ class Streaming:
         drop_last: bool,
         start: int,
         part: tuple[int, int] = (0, 1),
+        local_processes: int = 1,
     ) -> Iterator[dict[str, np.ndarray]]:
         """Yields the batches of all epochs, from step `start` of the run on. To be closed after use.
 
-        Of several processes that train together, `part` (i, n) gets the i-th of n equal parts of each batch.
+        Of several processes that train together, `part` (i, n) gets the i-th of n equal parts of each batch;
+        `local_processes` of them run on this machine.
 
         Raises:
           DataError: a record is damaged, or a worker died.
         """
         steps = steps_per_epoch(self.size, batch_size, drop_last=drop_last)
         indices = _TrainingIndices(self.size, batch_size, steps, epochs, seed, part)
-        part_bytes = batch_size // part[1] * self._images.nbytes // len(self._images)
-        workers = _worker_count(self._workers, part_bytes)
-        return self._batches(indices, start, workers)
+        part_bytes = batch_size // part[1] * self._image_bytes
+        workers = _worker_count(self._workers, part_bytes, local_processes)
+        return self._batches(indices, start, workers, part_bytes)
 
     def evaluation_batches(
         self, batch_size: int, *, part: tuple[int, int] = (0, 1)
@@ -83,16 +90,23 @@ class Streaming:
 
         By threads: they have started at once, and keep up with a forward pass.
         """
-        rows = evaluation_order(self.size, batch_size)
-        return self._batches(np.split(rows, part[1], axis=1)[part[0]], 0, 0)
+        rows = np.split(evaluation_order(self.size, batch_size), part[1], axis=1)[part[0]]
+        return self._batches(rows, 0, 0, rows.shape[1] * self._image_bytes)
 
-    def _batches(self, indices, start: int, workers: int) -> Iterator[dict[str, np.ndarray]]:
+    @property
+    def _image_bytes(self) -> int:
+        return self._images.nbytes // len(self._images)
+
+    def _batches(
+        self, indices, start: int, workers: int, batch_bytes: int
+    ) -> Iterator[dict[str, np.ndarray]]:
         import grain
         from absl import flags
 
         if not flags.FLAGS.is_parsed():  # Grain reads its flags also where absl has not started the program
             flags.FLAGS.mark_as_parsed()
-        threads = 1 if workers else decoding.core_count()
+        most = min(decoding.core_count(), decoding.MAX_PROCESSES, _READ_AHEAD_BYTES // batch_bytes)
+        threads = 1 if workers else max(1, most)
         images = grain.MapDataset.source(_Images(self._images, self._rows, indices))[start:].to_iter_dataset(
             grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
         )
@@ -161,7 +175,7 @@ def _next(iterator) -> np.ndarray:
         ) from error
 
 
-def _worker_count(workers: int, batch_bytes: int) -> int:
+def _worker_count(workers: int, batch_bytes: int, local_processes: int) -> int:
     """Returns how many processes to start for config.dataset.workers; 0: threads."""
     if getattr(multiprocessing.current_process(), '_inheriting', False):
         raise DataError(
@@ -169,10 +183,12 @@ def _worker_count(workers: int, batch_bytes: int) -> int:
             'under `if __name__ == "__main__":`. Or use --config.dataset.workers=0.'
         )
     cores = decoding.core_count()
-    wanted = min(cores if cores > 2 else 0, MAX_WORKERS) if workers < 0 else workers
+    if cores == os.cpu_count():  # else this process has its own, as SLURM gives them
+        cores //= local_processes
+    wanted = min(cores if cores > 2 else 0, decoding.MAX_PROCESSES) if workers < 0 else workers
     if not _SHARED_MEMORY.exists():
         return wanted
-    room = shutil.disk_usage(_SHARED_MEMORY).free // ((2 * _AHEAD + 1) * batch_bytes)
+    room = shutil.disk_usage(_SHARED_MEMORY).free // local_processes // ((2 * _AHEAD + 1) * batch_bytes)
     if wanted > room and workers > 0:
         raise DataError(
             f'config.dataset.workers={workers}: {_SHARED_MEMORY}, through which workers send their batches, '

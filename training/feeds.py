@@ -12,6 +12,7 @@ import numpy as np
 from input_pipeline.loaders import Resident
 from training.experiment import Experiment
 from training.parallel import Execution
+from training.processes import count_on_this_machine
 
 _AHEAD = 2  # batches on the devices before they are asked for
 _END = object()
@@ -29,6 +30,7 @@ def create_training_feed(experiment: Experiment, step: int) -> 'ResidentFeed | S
         drop_last=config.dataset.drop_last,
         start=step,
         part=experiment.execution.part,
+        local_processes=count_on_this_machine(),
     )
     return StreamingFeed(experiment.execution, batches)
 

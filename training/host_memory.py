@@ -1,18 +1,22 @@
 """How much memory there is, and how a CPU's is kept from one training step to the next."""
 
+import contextlib
 import ctypes
 import math
 import os
 import platform
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 _MEMINFO = Path('/proc/meminfo')
-# Of a container (version 2 and 1 of Linux's control groups): folder, limit, use.
-_CGROUPS = [
-    (Path('/sys/fs/cgroup'), 'memory.max', 'memory.current'),
-    (Path('/sys/fs/cgroup/memory'), 'memory.limit_in_bytes', 'memory.usage_in_bytes'),
-]
+# Control groups, by which containers and clusters limit memory: which ones this process is in, and by
+# controller (version 2 has no names for it) their folder, the limit and the use.
+_MY_CGROUPS = Path('/proc/self/cgroup')
+_CGROUPS = {
+    '': (Path('/sys/fs/cgroup'), 'memory.max', 'memory.current'),
+    'memory': (Path('/sys/fs/cgroup/memory'), 'memory.limit_in_bytes', 'memory.usage_in_bytes'),
+}
 _GPUS = '/dev/nvidiactl', '/dev/dxg', '/dev/kfd'  # NVIDIA's, under WSL, AMD's
 
 _SMALLEST_HOLE = 2**13  # bytes; taking smaller ones too makes steps no faster
@@ -68,21 +72,32 @@ def take_holes() -> None:
 
 
 def available_bytes() -> float:
-    """Returns the memory that is free in this machine, or to this container where that is less."""
+    """Returns the memory that is free in this machine, or to this container or job where that is less."""
     try:
         lines = _MEMINFO.read_text().splitlines()
     except OSError:
         return math.inf  # not Linux
     free = next(1024 * int(line.split()[1]) for line in lines if line.startswith('MemAvailable'))
-    for folder, limit, used in _CGROUPS:
+    for folder, limit, used in _cgroups():
         try:
             statistics = dict(line.split() for line in (folder / 'memory.stat').read_text().splitlines())
-            # What was read from files is given back when it is needed.
-            held = int((folder / used).read_text()) - int(statistics['inactive_file'])
-            free = min(free, int((folder / limit).read_text()) - held)
+            # What was read from files is given back when it is needed. (total_: version 1's name.)
+            files = int(statistics.get('total_inactive_file', statistics['inactive_file']))
+            free = min(free, int((folder / limit).read_text()) - int((folder / used).read_text()) + files)
         except (OSError, KeyError, ValueError):
             pass  # no such group, or `max`: no limit
     return free
+
+
+def _cgroups() -> Iterator[tuple[Path, str, str]]:
+    """Yields the control groups that hold this process, each of which may have a limit, and their files."""
+    with contextlib.suppress(OSError):
+        for line in _MY_CGROUPS.read_text().splitlines():
+            _, controllers, path = line.split(':', 2)
+            for controller in set(controllers.split(',')) & _CGROUPS.keys():
+                root, limit, used = _CGROUPS[controller]
+                mine = root / path.lstrip('/')
+                yield from ((folder, limit, used) for folder in (mine, *mine.parents))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

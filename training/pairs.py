@@ -1,8 +1,9 @@
 """Files of image pairs: the same person or not, as face verification asks."""
 
 import csv
+import functools
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,8 +70,9 @@ def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
         if header[2:3] in (['0'], ['1']) or Path(''.join(header[:1])).suffix:
             raise DataError(f'{path}, line 1: a .csv file begins with a header, such as image1,image2,label')
     else:
-        separator = '\t' if '\t' in text.partition('\n')[0] else None
-        rows = ((number, line.split(separator)) for number, line in enumerate(text.splitlines(), start=1))
+        lines = text.splitlines()
+        separator = '\t' if '\t' in next(filter(str.strip, lines), '') else None
+        rows = ((number, line.split(separator)) for number, line in enumerate(lines, start=1))
     for number, row in rows:
         if any(columns := [column.strip() for column in row]):
             yield number, columns
@@ -166,10 +168,16 @@ def read_images(pairs: Pairs, folder: Path, image_shape: tuple[int, int, int]) -
             f'--folder={folder}: this model takes images of {width} x {height} pixels, and photographs are '
             'made square ones only. Compare images of a --split.'
         )
-    names = {_inside(name, folder.resolve().name) for both in pairs.names for name in both}
+    folder_name = folder.resolve().name
+
+    @functools.cache
+    def inside(name):
+        return name if (folder / name).is_file() else _inside(name, folder_name)
+
+    names = {inside(name) for both in pairs.names for name in both}
     names = sorted(name for name in names if (folder / name).is_file())
     split = Split(np.empty((len(names), *image_shape), np.uint8), np.full(len(names), -1), np.array(names))
-    paired = pair_images(pairs, split, folder.resolve().name)  # before reading: is every image there?
+    paired = pair_images(pairs, split, folder_name, inside)  # before reading: is every image there?
     for image, name in zip(
         split.images,
         track(names, len(names), f'Reading {folder}', size=lambda _: 1),
@@ -179,16 +187,20 @@ def read_images(pairs: Pairs, folder: Path, image_shape: tuple[int, int, int]) -
     return paired
 
 
-def pair_images(pairs: Pairs, split: Split, folder: str) -> PairedImages:
+def pair_images(
+    pairs: Pairs, split: Split, folder: str, inside: Callable[[str], str] | None = None
+) -> PairedImages:
     """Finds the images that the pairs name.
 
-    Names and ids are compared as they are inside of the `folder` (such as ver_data).
+    Names and ids are compared as they are inside of the `folder` (such as ver_data): without its name, which
+    they may begin with, or as `inside` gives them.
 
     Raises:
       DataError: naming the first line whose image is not there.
     """
-    positions = {_inside(str(name), folder): position for position, name in enumerate(split.ids)}
-    rows = np.array([[positions.get(_inside(name, folder), -1) for name in both] for both in pairs.names])
+    inside = inside or functools.partial(_inside, folder=folder)
+    positions = {inside(str(name)): position for position, name in enumerate(split.ids)}
+    rows = np.array([[positions.get(inside(name), -1) for name in both] for both in pairs.names])
     if (rows < 0).any():
         pair, side = np.argwhere(rows < 0)[0]
         missing = len(set(np.array(pairs.names)[rows < 0]))

@@ -106,6 +106,12 @@ def test_changed_folder_is_prepared_anew(config, folder, capfd):
     assert not list(find(config).folder.parent.glob('*incomplete'))
 
 
+def test_newer_version_under_the_name_is_not_taken_for_the_folder(config):
+    first = find(config)
+    shutil.copytree(first.folder, first.folder.with_name('2.0.0'))
+    assert find(config) == first
+
+
 def test_two_folders_do_not_share_a_name(config, folder):
     find(config)
     other = folder.with_name('other')

@@ -74,6 +74,7 @@ def test_links_are_followed_but_not_in_circles(tree):
         ),
         (('train/a/1.png', 'train/b/1.png', 'my dev/a/1.png'), r'my dev: .*Rename that folder'),
         (('train/a /1.png', 'train/b/1.png'), "class 'a ' begins or ends with a space"),
+        (('train/a\rb/1.png', 'train/b/1.png'), 'has a line break'),
     ],
 )
 def test_folder_that_cannot_be_used_is_explained(tree, tmp_path, files, message):

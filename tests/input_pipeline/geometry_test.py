@@ -67,6 +67,13 @@ def test_random_crops_are_torchvisions(monkeypatch):
     assert (ratios.min(), ratios.max()) == pytest.approx((3 / 4, 4 / 3), abs=0.03)
 
 
+def test_resized_crop_of_an_oblong_image_takes_its_middle_where_none_fits(monkeypatch):
+    monkeypatch.setattr(geometry, 'resized_crop', lambda images, boxes: boxes)
+    keys = jax.random.split(jax.random.key(0), 5)
+    boxes = random_resized_crop(jnp.zeros((5, 60, 120, 3)), keys, scale_min=0.9)  # 4/3 is 2/3 of its area
+    np.testing.assert_array_equal(boxes, [[0, 20, 60, 80]] * 5)
+
+
 def test_corners_that_stay_leave_the_image_alone():
     corners = jnp.broadcast_to(jnp.array([[0, 0], [6, 0], [6, 6], [0, 6]]), (4, 4, 2))
     np.testing.assert_allclose(perspective(IMAGES, corners), IMAGES, atol=1e-5)

@@ -1,8 +1,17 @@
+import jax
 import numpy as np
 import pytest
 
 from input_pipeline.loaders import Resident, evaluation_order, steps_per_epoch, training_order
 from input_pipeline.sources import Split
+
+
+def test_chosen_images_are_not_copied_to_a_cpu():
+    images = np.arange(5 * 3 * 3 * 3, dtype=np.uint8).reshape(5, 3, 3, 3)
+    loader = Resident(Split(images, np.arange(5), np.arange(5)), np.array([4, 1, 2]))
+    taken = loader.arrays['image']
+    np.testing.assert_array_equal(taken, images[[4, 1, 2]])
+    assert jax.device_put(taken).unsafe_buffer_pointer() == taken.ctypes.data
 
 
 def test_training_order_is_a_permutation_given_by_seed_and_epoch():

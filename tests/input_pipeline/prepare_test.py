@@ -1,7 +1,7 @@
 import pytest
 from PIL import Image
 
-from input_pipeline import DataError, prepare, sources
+from input_pipeline import DataError, cifar, prepare, sources
 
 
 def test_dataset_that_needs_tensorflow_comes_with_the_command(dataset_config):
@@ -20,6 +20,22 @@ def test_tfrecord_files_come_with_the_command_that_converts_them(dataset_config,
 def test_mistyped_name_is_met_with_the_nearest(dataset_config):
     dataset_config.name = 'cifar_10'
     with pytest.raises(DataError, match=r'Did you mean cifar10'):
+        sources.load(dataset_config)
+
+
+@pytest.mark.parametrize('name', ['/data/faces', '..', 'a/b/c', ''])
+def test_folder_given_as_a_name_is_told_so(dataset_config, name):
+    dataset_config.name = name
+    with pytest.raises(
+        DataError, match=rf'config\.dataset\.name={name}: .* --config\.dataset\.folder={name}$'
+    ):
+        sources.load(dataset_config)
+
+
+def test_version_that_is_not_there_needs_no_tensorflow(dataset_config, monkeypatch):
+    monkeypatch.setattr(cifar, 'prepare', lambda *_: None)
+    dataset_config.name = 'cifar10:1.0.0'
+    with pytest.raises(DataError, match=r'Use config\.dataset\.name=cifar10\.'):
         sources.load(dataset_config)
 
 
@@ -45,3 +61,6 @@ def test_command_prepares_a_folder(tmp_path, capfd):
     with pytest.raises(SystemExit, match='2'):
         prepare.main([*arguments, '--name=three', '--workers=-3'])
     assert '--workers=-3: must be' in capfd.readouterr().err
+    with pytest.raises(SystemExit, match='2'):
+        prepare.main(['--folder=', '--name=two'])
+    assert '--folder is empty' in capfd.readouterr().err

@@ -57,7 +57,7 @@ def test_changed_source_is_decoded_again(dataset_config, tiny, write_tiny):
 def test_several_processes_decode_as_one_does(dataset_config, tiny, monkeypatch):
     alone = sources.load(dataset_config, ['train']).splits['train']
     dataset_config.cache_dir += '2'
-    monkeypatch.setattr(decoding, 'process_count', lambda images: 2)
+    monkeypatch.setattr(decoding, 'process_count', lambda images, encoded_bytes: 2)
     monkeypatch.setattr(records, '_CHUNK_BYTES', 5 * 8 * 8 * 3)
     together = sources.load(dataset_config, ['train']).splits['train']
     np.testing.assert_array_equal(together.images, alone.images)
@@ -72,9 +72,20 @@ def test_decoding_goes_on_here_where_workers_cannot_start(dataset_config, tiny, 
             raise BrokenProcessPool
         return original(chunks, shape, processes, **options)
 
-    monkeypatch.setattr(decoding, 'process_count', lambda images: 2)
+    monkeypatch.setattr(decoding, 'process_count', lambda images, encoded_bytes: 2)
     monkeypatch.setattr(decoding, 'decode_all', decode_all)
     assert len(sources.load(dataset_config).splits['train'].labels) == 24
+
+
+def test_empty_split_is_told_from_a_damaged_one(dataset_config, tiny):
+    info = tiny / 'dataset_info.json'
+    content = json.loads(info.read_text())
+    for split in content['splits']:
+        if split['name'] == 'test':
+            split['shardLengths'] = ['0'] * len(split['shardLengths'])
+    info.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r'Split test of tiny/1.0.0 in .* holds no images'):
+        sources.load(dataset_config)
 
 
 def test_missing_shard_is_named(dataset_config, tiny):

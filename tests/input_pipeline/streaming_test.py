@@ -144,6 +144,26 @@ def test_damaged_image_names_its_record_and_file(write_tiny, dataset_config, mon
         images[[7]]
 
 
+def test_dataset_prepared_anew_is_noticed(splits, tiny):
+    loader = Streaming(splits[1].splits['train'], workers=0)
+    for shard in tiny.glob('*.array_record*'):
+        os.utime(shard, (0, 0))
+    with pytest.raises(DataError, match=r'tiny/1\.0\.0 was prepared anew while this run used it'):
+        next(loader.evaluation_batches(4))
+
+
+def test_processes_of_a_machine_share_its_cores_and_room(monkeypatch, tmp_path):
+    monkeypatch.setattr(streaming, '_SHARED_MEMORY', tmp_path)
+    monkeypatch.setattr(streaming.shutil, 'disk_usage', lambda _: type('Usage', (), {'free': 6000}))
+    monkeypatch.setattr(streaming.os, 'cpu_count', lambda: 12)
+    monkeypatch.setattr(streaming.decoding, 'core_count', lambda: 12)
+    count = streaming._worker_count
+    assert [count(-1, 1, processes) for processes in (1, 3, 12)] == [12, 4, 0]
+    assert count(-1, 100, 4) == 3  # five batches of each worker are in shared memory
+    monkeypatch.setattr(streaming.decoding, 'core_count', lambda: 8)  # its own ones
+    assert count(-1, 1, 3) == 8
+
+
 def test_workers_ask_for_room_and_a_main_guard(splits, monkeypatch):
     loader = Streaming(splits[1].splits['train'], workers=2)
     start = {'seed': 0, 'epochs': 1, 'drop_last': True, 'start': 0}

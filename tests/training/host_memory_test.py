@@ -62,17 +62,22 @@ def test_blocks_lie_behind_holes_that_were_taken():
     assert after == ['0', '0']
 
 
+@pytest.mark.parametrize('inside', [False, True])
 @pytest.mark.parametrize(
     ('limit', 'free'), [('max', 8 * 2**30), ('5000000', 5000000 - 3000000), ('99999999999', 8 * 2**30)]
 )
-def test_memory_of_a_container_counts(tmp_path, monkeypatch, limit, free):
+def test_memory_of_a_container_or_a_job_counts(tmp_path, monkeypatch, limit, free, inside):
+    (tmp_path / 'job' / 'task').mkdir(parents=True)
     for name, text in {
         'meminfo': 'MemTotal: 16777216 kB\nMemAvailable: 8388608 kB\n',
-        'memory.max': f'{limit}\n',
-        'memory.current': '4000000\n',
-        'memory.stat': 'anon 3000000\ninactive_file 1000000\n',
+        'cgroup': '1:cpu,cpuacct:/other\n0::/job/task\n',
+        'memory.max': 'max\n',
+        'job/memory.max' if inside else 'memory.max': f'{limit}\n',
+        **{f'{group}memory.current': '4000000\n' for group in ('', 'job/')},
+        **{f'{group}memory.stat': 'anon 3000000\ninactive_file 1000000\n' for group in ('', 'job/')},
     }.items():
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(host_memory, '_MEMINFO', tmp_path / 'meminfo')
-    monkeypatch.setattr(host_memory, '_CGROUPS', [(tmp_path, 'memory.max', 'memory.current')])
+    monkeypatch.setattr(host_memory, '_MY_CGROUPS', tmp_path / 'cgroup')
+    monkeypatch.setattr(host_memory, '_CGROUPS', {'': (tmp_path, 'memory.max', 'memory.current')})
     assert host_memory.available_bytes() == free

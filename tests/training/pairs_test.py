@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from input_pipeline import DataError
 from input_pipeline.sources import Split
@@ -64,7 +65,7 @@ def test_unlabelled_pairs_and_folds(read):
     [
         ('left,right,same\na.png,c d.png,1\n', 'pairs.csv'),
         ('\ufeffleft,right,same\r\n"ver_data/a.png", c d.png,1\r\n\r\n', 'pairs.CSV'),
-        ('a.png\tc d.png\t1\n', 'pairs.txt'),
+        ('\na.png\tc d.png\t1\n', 'pairs.txt'),
     ],
 )
 def test_names_may_have_spaces_in_csv_and_between_tabs(read, text, name):
@@ -105,6 +106,15 @@ def test_each_image_is_used_once(read):
     found = pairs.pair_images(read('a.png b.png\nb.png a.png\n'), SPLIT, 'ver_data')
     assert found.used.tolist() == [1, 2]
     assert found.rows.tolist() == [[0, 1], [1, 0]]
+
+
+def test_folder_may_hold_one_of_its_own_name(read, tmp_path):
+    folder = tmp_path / 'lfw'
+    for index, name in enumerate(('a.png', 'lfw/a.png', 'lfw/b.png')):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (2, 2), (index, 0, 0)).save(folder / name)
+    found = pairs.read_images(read('a.png lfw/a.png\nlfw/lfw/b.png lfw/b.png\n'), folder, (2, 2, 3))
+    assert found.images(np.arange(2))[..., 0, 0, 0].tolist() == [[0, 1], [2, 2]]
 
 
 def test_missing_images_are_named_with_their_line(read):
