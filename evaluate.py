@@ -7,7 +7,7 @@
   python evaluate.py --workdir=DIR --distortions=FOLDER [--predictions=FILE.csv]
 
 Each also takes [--checkpoint=best|best_verification|last|STEP], and all but --folder alone [--data_dir=DIR].
-Writes evaluations/<checkpoint>-<dataset>-<split>.json, <checkpoint>-<pairs>[-flip].json or
+Writes evaluations/<checkpoint>-<dataset>-<split>.json, <checkpoint>-<pairs>[-<images>][-flip].json or
 distortions-<checkpoint>-<folder>.json in the workdir, and plots beside the run's.
 """
 
@@ -26,8 +26,9 @@ _CHECKPOINT = flags.DEFINE_string(
 _SPLIT = flags.DEFINE_string(
     'split',
     None,
-    'val, test or another split of the dataset; default: test, or val where the run had no test; for --pairs '
-    '(and --features, where the run compared pairs) the one of config.verification.split.',
+    'val, test or another split of the dataset, for --pairs by the name that it has there; default: test, or '
+    'val where the run had no test; for --pairs (and --features, where the run compared pairs) the one of '
+    'config.verification.split.',
 )
 _DATASET = flags.DEFINE_string('dataset', None, "Another dataset with the same classes; default: the run's.")
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where the datasets lie now; default: where they lay then.')
@@ -63,13 +64,19 @@ _USES = {
 
 
 def main(argv: list[str]) -> None:
-    with command_line.explained():
+    memory = f'Write a smaller batch_size into {Path(_WORKDIR.value) / "config.json"}'
+    with command_line.explained(memory, _in_own_flags):
         if len(argv) > 1:
             raise ConfigError(f'unexpected argument {argv[1]!r}')
         _check_flags()
         command_line.prepare_jax()
         with _joined():
             _run()
+
+
+def _in_own_flags(message: str) -> str:
+    message = message.replace('--config.dataset.data_dir=', '--data_dir=')
+    return message + (' (--config.… are flags of train.py.)' if '--config.' in message else '')
 
 
 def _check_flags() -> None:

@@ -166,7 +166,8 @@ def get_config() -> ConfigDict:
     optimizer.accumulation_steps = 1
 
     config.schedule = schedule = ConfigDict()
-    # PyTorch's: constant, step, multistep, exponential, cosine, cosine_restarts, onecycle, plateau.
+    # PyTorch's: constant, step, multistep, exponential, cosine, cosine_restarts, onecycle, plateau. Their
+    # epochs are counted from the end of the warm-up.
     schedule.name = 'cosine'
     schedule.interval = 'step'  # whether the rate changes every step or every epoch (plateau: every epoch)
     # Linear from near 0 to the schedule's first rate, before it begins; at most half of the run.

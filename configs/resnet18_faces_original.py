@@ -10,7 +10,8 @@ The original, on 431,550 images of 8,631 people: 72.4 % of the dev images classi
 verified with an equal error rate of 9.54 % (best epoch 9.37 %), 91.0 % accuracy and an AUC of 96.4 %.
 
 Variants: --config.schedule.name=plateau with plateau_factor=.5, plateau_patience=5, plateau_threshold=.1;
---config.augmentation.cutmix_alpha=.8; --config.model.activation=gelu; --config.loss.name=arcface with
+--config.augmentation.cutmix_alpha=.8; --config.model.activation=gelu; --config.optimizer.name=adam with
+learning_rate=1e-4, or adamw with weight_decay=.01 (PyTorch's) too; --config.loss.name=arcface with
 --config.model.head=cosine.
 """
 

@@ -27,6 +27,7 @@ MODELS = {
     'resnet101': partial(ResNet, stage_sizes=(3, 4, 23, 3), block=Bottleneck),
     'resnet152': partial(ResNet, stage_sizes=(3, 8, 36, 3), block=Bottleneck),
 }
+_CONVOLUTIONS = {'auto': None, 'xla': None, 'winograd': cpu_convolution.conv_general_dilated}
 
 
 def model_names() -> tuple[str, ...]:
@@ -69,7 +70,8 @@ def create_model(
       and with `method='features'` what its head sees.
 
     Raises:
-      KeyError: `config.name`, `activation` or `initialization` is unknown.
+      KeyError: `config.name`, `activation`, `initialization`, `head`, `se` or `convolution` is unknown;
+        `stem` when the module is initialised.
     """
     conv_init, linear_init = INITIALIZERS[config.initialization]
     conv = partial(
@@ -77,9 +79,7 @@ def create_model(
         use_bias=False,
         dtype=dtype,
         kernel_init=conv_init,
-        conv_general_dilated=cpu_convolution.conv_general_dilated
-        if config.convolution == 'winograd'
-        else None,
+        conv_general_dilated=_CONVOLUTIONS[config.convolution],
     )
     linear = partial(Linear, dtype=dtype, kernel_init=linear_init)
     norm = partial(BatchNorm, axis_name=axis_name, groups=batch_norm_groups)
@@ -88,20 +88,21 @@ def create_model(
         'num_classes': num_classes,
         'width': config.width,
         'conv': conv,
-        'head': cosine if config.head == 'cosine' else linear,
+        'head': {'linear': linear, 'cosine': cosine}[config.head],
         'activation': ACTIVATIONS[config.activation],
         'dropout': config.dropout,
         'dtype': dtype,
     }
     gate = partial(SqueezeExcitation, conv=conv, reduction=config.se_reduction)
+    stem_gate, block_gate = {'none': (None, None), 'stem': (gate, None), 'blocks': (None, gate)}[config.se]
     parts |= {
         'norm': norm,
         'linear': linear,
         'hidden': config.hidden,
         'stem': config.stem,
         'head_sizes': tuple(config.head_sizes),
-        'stem_gate': gate if config.se == 'stem' else None,
-        'block_gate': gate if config.se == 'blocks' else None,
+        'stem_gate': stem_gate,
+        'block_gate': block_gate,
         'block_dropout': config.block_dropout,
         'zero_init_last_norm': config.zero_init_last_norm,
     }

@@ -135,10 +135,8 @@ class ResNet(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
-        if self.stem == 'imagenet':
-            self.conv1 = self.conv(self.width, (7, 7), strides=(2, 2), padding=3)
-        else:
-            self.conv1 = self.conv(self.width, (3, 3), padding=1)
+        size, stride = {'cifar': (3, 1), 'cifar_pool': (3, 1), 'imagenet': (7, 2)}[self.stem]
+        self.conv1 = self.conv(self.width, (size, size), strides=(stride, stride), padding=(size - 1) // 2)
         self.bn1 = self.norm()
         if self.stem_gate is not None:
             self.se = self.stem_gate()

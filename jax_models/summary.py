@@ -41,7 +41,7 @@ def modules(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Module]
     def note(call, args, kwargs, context):
         output, module = call(*args, **kwargs), context.module
         if context.method_name == '__call__' and module.path:
-            if isinstance(module, (nn.Conv, Linear)):
+            if isinstance(module, (nn.Conv, nn.Dense, Linear)):
                 kernel = module.get_variable('params', 'kernel')
                 work[module.path[0]] += 2 * math.prod(output.shape[1:-1]) * kernel.size
             if len(module.path) == 1:

@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 _ENDINGS = {'kernel': 'weight', 'scale': 'weight', 'mean': 'running_mean', 'var': 'running_var'}
 # What CIFAR ResNets of other projects call torchvision's `downsample` and `fc`.
-_ALIASES = ((r'^module\.', ''), (r'\bshortcut\.(\d)', r'downsample.\1'), (r'^linear\.', 'fc.'))
+_ALIASES = ((r'^(module\.|_orig_mod\.)+', ''), (r'\bshortcut\.(\d)', r'downsample.\1'), (r'^linear\.', 'fc.'))
 
 
 def torch_name(path: tuple[str, ...]) -> str:
@@ -45,8 +45,8 @@ def from_torch(state_dict: Mapping[str, Any], variables: Mapping[str, Any]) -> d
 
     Args:
       state_dict: name to array or tensor. Understood are torchvision's names, `shortcut.0` for
-        `downsample.0`, `linear` for `fc`, and `module.` before each as DataParallel has it;
-        `num_batches_tracked` is ignored.
+        `downsample.0`, `linear` for `fc`, and what DataParallel (`module.`) and torch.compile (`_orig_mod.`)
+        put before each; `num_batches_tracked` is ignored.
       variables: {'params', 'batch_stats'} of arrays or shapes (jax.ShapeDtypeStruct).
 
     Raises:

@@ -24,6 +24,10 @@ _TYPES = {
     str: 'text',
     tuple: 'whole numbers, such as 30,60',
 }
+_MEMORY = (
+    'Take a smaller --config.batch_size, which --find_batch_size finds, or '
+    '--config.optimizer.accumulation_steps=2'
+)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -74,9 +78,9 @@ def _explain_flag(message: str) -> str:
         lines = [line.strip() for line in message.strip().splitlines()]
         places = [line for line in lines if line.startswith(f'File "{match[1]}"')] or ['']
         return f'--config={match[1]}: {lines[-1]} ({places[-1]})'
-    return message + (
-        '. Keys of the config look like --config.epochs=5' if 'Unknown command' in message else ''
-    )
+    if 'Unknown command' in message and 'config' in flags.FLAGS:
+        message += '. Keys of the config look like --config.epochs=5'
+    return message
 
 
 def _explain_flags(argv: list[str], error: Exception) -> str:
@@ -89,21 +93,23 @@ def _explain_flags(argv: list[str], error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def explained() -> Iterator[None]:
-    """Turns the errors that a user can mend into one sentence on stderr and a non-zero exit code."""
+def explained(memory: str = _MEMORY, translate: Callable[[str], str] = str) -> Iterator[None]:
+    """Turns the errors that a user can mend into one sentence on stderr and a non-zero exit code.
+
+    Args:
+      memory: the way out where the memory does not suffice.
+      translate: gives the sentence as this program's flags have it, from train.py's.
+    """
     sys.unraisablehook = _repeat_interrupt
     try:
         yield
     except (ConfigError, DataError, CheckpointError, NonFiniteLoss) as error:
-        sys.exit(f'error: {error}')
+        sys.exit(f'error: {translate(str(error))}')
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         reason = str(error).strip().partition('\n')[0]
-        sys.exit(
-            'error: the memory does not suffice. Take a smaller --config.batch_size, which --find_batch_size '
-            f'of train.py finds, or --config.optimizer.accumulation_steps=2 ({reason or "MemoryError"}).'
-        )
+        sys.exit(f'error: the memory does not suffice. {memory} ({reason or "MemoryError"}).')
     except KeyboardInterrupt:
         print('stopped; nothing new was there to save', file=sys.stderr)
         sys.exit(130)

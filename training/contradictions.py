@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from jax_models.registry import stage_count
+from jax_models.registry import field_names, stage_count
 from training import ConfigError
 from training.keys import flatten
 from training.losses import MARGIN_LOSSES
@@ -51,6 +51,11 @@ def _check_margin(config: ConfigDict) -> None:
         return
     if config.model.head != 'cosine':
         raise ConfigError(f'config.loss.name={config.loss.name}: needs config.model.head=cosine')
+    if 'head' not in field_names(config.model.name):
+        raise ConfigError(
+            f'config.loss.name={config.loss.name}: needs a cosine head, which config.model.name='
+            f'{config.model.name} has no field for'
+        )
     for name in ('mixup_alpha', 'cutmix_alpha'):
         if config.augmentation[name]:
             raise ConfigError(

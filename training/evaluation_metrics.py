@@ -33,7 +33,7 @@ def summarize(logits: np.ndarray, labels: np.ndarray) -> dict:
     _check(logits, labels)
     classes = logits.shape[1]
     losses, ranks, confidences, predicted = map(
-        np.concatenate, zip(*_per_example(logits, labels), strict=True)
+        np.concatenate, zip(*per_example(logits, labels), strict=True)
     )
     correct = ranks == 0
     matrix = None
@@ -73,7 +73,7 @@ def _check(logits: np.ndarray, labels: np.ndarray) -> None:
         )
 
 
-def _per_example(logits: np.ndarray, labels: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+def per_example(logits: np.ndarray, labels: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
     """Yields loss, rank of the true class, confidence and predicted class for some rows at a time."""
     for start in range(0, len(labels), ROWS_AT_ONCE):
         scores = logits[start : start + ROWS_AT_ONCE].astype(np.float64)

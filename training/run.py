@@ -53,6 +53,8 @@ def run(config: ConfigDict, workdir: str | Path, devices: Sequence[jax.Device] |
         found.close()
         _check_same_run(workdir, metadata['config'], config)
         if results := _finished(workdir, restored_progress(metadata, config), config):
+            if not (workdir / 'config.json').exists() and not jax.process_index():  # what evaluation reads
+                write_json(workdir / 'config.json', metadata['config'])
             console.print(
                 f'The run in {workdir} is finished ({results["epochs"]} epochs); use another --workdir for a '
                 'new one.'

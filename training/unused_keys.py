@@ -48,6 +48,10 @@ _READ_WITH = (
 )
 # Keys of config.model, and the field of a model that is made of each.
 _FIELDS = {
+    'width': 'width',
+    'activation': 'activation',
+    'head': 'head',
+    'dropout': 'dropout',
     'hidden': 'hidden',
     'stem': 'stem',
     'se': 'stem_gate',

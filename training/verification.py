@@ -132,7 +132,8 @@ def verify(
 ) -> dict:
     """Compares pairs of images by a checkpoint.
 
-    Of labelled pairs it writes `evaluations/<checkpoint>-<pairs>.json` and three plots.
+    Of labelled pairs it writes `evaluations/<checkpoint>-<pairs>.json` and three plots; their names have the
+    folder's, or the split's if it is not that of training, and `flip` too.
 
     Args:
       workdir: of a run.
@@ -180,13 +181,15 @@ def verify(
     is_main = experiment.execution.is_main
     if scores is not None and is_main:
         write_scores(scores, similarities)
-    result = {'checkpoint': checkpoint, 'step': step, 'file': str(found.path), 'flip': flip}
+    images = split or config.verification.split if folder is None else folder
+    result = {'checkpoint': checkpoint, 'step': step, 'file': str(found.path), 'images': images, 'flip': flip}
     if found.labels is None:
         return {**result, 'pairs': len(similarities)}
     result |= verifier.summarize(similarities, resamples=config.verification.resamples)
     if not is_main:
         return result
-    stem = f'{checkpoint}-{found.path.stem}' + ('-flip' if flip else '')
+    other = '' if images == config.verification.split else f'-{Path(images).resolve().name}'
+    stem = f'{checkpoint}-{found.path.stem}{other}' + ('-flip' if flip else '')
     write_json(workdir / 'evaluations' / f'{stem}.json', result)
     title = f'{workdir.name}, {checkpoint} (step {step:,}), {found.path.name}'
     draw(paired, similarities, result, workdir / 'plots', title=title, suffix=f'-{stem}')

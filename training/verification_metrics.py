@@ -81,7 +81,7 @@ def equal_error_rate(fpr: np.ndarray, tpr: np.ndarray) -> float:
 def best_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
     """Returns the highest threshold of the best accuracy; scores that equal it count as genuine."""
     fpr, tpr, thresholds = roc(labels, scores)
-    correct = tpr * labels.sum() - fpr * (~labels).sum()
+    correct = np.rint(tpr * labels.sum()) - np.rint(fpr * (~labels).sum())  # whole, so that ties are ties
     thresholds[0] = np.nextafter(scores.max(), np.inf)  # nothing is genuine; roc_curve says infinity
     return float(thresholds[np.argmax(correct)])
 

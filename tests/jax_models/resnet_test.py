@@ -49,6 +49,12 @@ VARIANTS = [
 ]
 
 
+@pytest.mark.parametrize('key', ['activation', 'initialization', 'head', 'se', 'convolution', 'stem'])
+def test_unknown_values_are_not_taken_for_others(key):
+    with pytest.raises(KeyError, match='unknown'):
+        abstract(create_model(model_config(width=2, **{key: 'unknown'}), num_classes=3))
+
+
 def test_a_model_of_ones_own_gets_what_it_has_fields_for(monkeypatch):
     class Perceptron(nn.Module):
         num_classes: int

@@ -31,11 +31,11 @@ def test_there_and_back_changes_nothing(variables):
 
 def test_names_of_other_cifar_projects_are_understood(variables):
     state = {
-        'module.'
+        'module._orig_mod.'
         + name.replace('downsample', 'shortcut').replace('fc.w', 'linear.w').replace('fc.b', 'linear.b'): v
         for name, v in to_torch(variables).items()
     }
-    state['module.bn1.num_batches_tracked'] = np.array(3)
+    state['module._orig_mod.bn1.num_batches_tracked'] = np.array(3)
     jax.tree.map(np.testing.assert_array_equal, from_torch(state, variables), dict(variables))
 
 

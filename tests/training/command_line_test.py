@@ -93,6 +93,14 @@ def test_flags_that_would_be_ignored_are_refused(arguments, answer):
                 evaluate._check_flags()
 
 
+def test_evaluate_names_its_own_flags():
+    assert evaluate._in_own_flags('choose --config.dataset.data_dir=DIR.') == 'choose --data_dir=DIR.'
+    assert evaluate._in_own_flags('pass --config.epochs=5').endswith('are flags of train.py.)')
+    command = [sys.executable, 'evaluate.py', '--workdir=a', '--config.epochs=5']
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stderr == "error: Unknown command line flag 'config.epochs'\n"
+
+
 @pytest.mark.parametrize(
     ('line', 'answer'),
     [

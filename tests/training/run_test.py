@@ -55,6 +55,13 @@ def test_finished_run_says_so_and_does_nothing(config, workdir, capsys):
     assert content(workdir) == before
 
 
+def test_finished_run_writes_a_lost_config_anew(config, workdir):
+    before = (workdir / 'config.json').read_text()
+    (workdir / 'config.json').unlink()
+    run(config, workdir, DEVICES)
+    assert (workdir / 'config.json').read_text() == before
+
+
 def test_more_epochs_continue_a_finished_run(config, workdir, monkeypatch):
     config.epochs = 4
     finish = Training._finish

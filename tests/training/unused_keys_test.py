@@ -1,10 +1,14 @@
 import importlib
 from pathlib import Path
 
+import flax.linen as nn
 import pytest
 
 from configs import default
+from jax_models import registry
+from training import ConfigError
 from training import unused_keys as unused_keys_module
+from training.contradictions import check_together
 from training.keys import flatten
 from training.unused_keys import unused_keys
 
@@ -39,6 +43,16 @@ def test_keys_without_effect_are_found(keys, unused):
     config = default.get_config()
     config.update_from_flattened_dict(keys)
     assert unused_keys(config) == unused
+
+
+def test_keys_that_a_model_of_ones_own_has_no_field_for_are_found(monkeypatch):
+    monkeypatch.setitem(registry.MODELS, 'linear', nn.Dense)
+    config = default.get_config()
+    config.model.update(name='linear', width=7, dropout=0.5, head='cosine')
+    assert set(unused_keys(config)) == {'model.width', 'model.dropout', 'model.head'}
+    config.loss.name = 'arcface'
+    with pytest.raises(ConfigError, match=r'config\.model\.name=linear has no field'):
+        check_together(config)
 
 
 def test_every_key_that_decides_is_one():

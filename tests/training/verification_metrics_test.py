@@ -88,6 +88,15 @@ def test_fold_thresholds_come_from_the_other_folds():
     assert summary['accuracy'] > summary['fold_accuracy']
 
 
+def test_threshold_is_the_highest_of_equally_good_ones():
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        labels, scores = generator.permutation(np.arange(100) % 3 == 0), generator.normal(size=100)
+        candidates = np.append(scores, np.nextafter(scores.max(), np.inf))
+        correct = [np.sum((scores >= threshold) == labels) for threshold in candidates]
+        assert best_threshold(labels, scores) == candidates[correct == np.max(correct)].max()
+
+
 def test_what_has_no_curve_is_refused():
     with pytest.raises(ValueError, match=r'of 3 pairs 3 are genuine \(1\) and 0 impostors \(0\): a ROC'):
         summarize(np.ones(3, bool), np.zeros(3))

@@ -134,6 +134,10 @@ def test_pairs_of_another_folder_are_resized_and_compared(workdir, tmp_path, mon
     verify(workdir, **own)
     scores = [float(line.split(',')[1]) for line in (tmp_path / 'a.csv').read_text().splitlines()[1:]]
     assert scores == pytest.approx([1, 1], abs=1e-4)
+    (tmp_path / 'labelled.txt').write_text('d.jpg c.png 1\nd.jpg d.jpg 0\n')
+    result = verify(workdir, **{**own, 'pairs': 'labelled.txt'})
+    assert result['images'] == str(tmp_path)
+    assert (workdir / 'evaluations' / f'best-labelled-{tmp_path.name}.json').exists()
     (tmp_path / 'd.jpg').write_text('no image')
     with pytest.raises(DataError, match=r'd\.jpg cannot be read: no image'):
         verify(workdir, **own)
