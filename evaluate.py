@@ -11,11 +11,13 @@ Writes evaluations/<checkpoint>-<dataset>-<split>.json, <checkpoint>-<pairs>[-<i
 distortions-<checkpoint>-<folder>.json in the workdir, and plots beside the run's.
 """
 
+from functools import partial
 from pathlib import Path
 
 from absl import app, flags
 
 from training import ConfigError, command_line
+from training.host_memory import lack_of_memory, use_huge_pages
 
 SHOWN = 20  # classified images
 
@@ -64,8 +66,8 @@ _USES = {
 
 
 def main(argv: list[str]) -> None:
-    memory = f'Write a smaller batch_size into {Path(_WORKDIR.value) / "config.json"}'
-    with command_line.explained(memory, _in_own_flags):
+    way_out = f'Write a smaller batch_size into {Path(_WORKDIR.value) / "config.json"}'
+    with command_line.explained(partial(lack_of_memory, way_out=way_out), _in_own_flags):
         if len(argv) > 1:
             raise ConfigError(f'unexpected argument {argv[1]!r}')
         _check_flags()
@@ -212,4 +214,5 @@ def _evaluate_distortions(common: dict) -> None:
 
 
 if __name__ == '__main__':
+    use_huge_pages()
     app.run(main, flags_parser=command_line.parse_flags)

@@ -15,6 +15,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from training import ConfigError, command_line
+from training.host_memory import use_huge_pages
 
 # Nothing heavy is imported here: --help and a mistyped flag are answered at once.
 
@@ -70,4 +71,5 @@ def _run(workdir: Path) -> None:
 
 
 if __name__ == '__main__':
+    use_huge_pages()
     app.run(main, flags_parser=command_line.parse_flags)

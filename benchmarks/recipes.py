@@ -28,7 +28,7 @@ from configs import default
 from input_pipeline import normalization, sources
 from input_pipeline.splits import carve_validation
 from tests.parity import torch_models
-from training.host_memory import keep_freed_memory
+from training.host_memory import keep_freed_memory, use_huge_pages
 from training.keys import flatten
 from training.run import run
 
@@ -196,4 +196,5 @@ def augment(images: torch.Tensor, config: ConfigDict, normalize) -> torch.Tensor
 
 
 if __name__ == '__main__':
+    use_huge_pages()
     main()

@@ -36,7 +36,7 @@ from jax_models import model_names, summary
 from training.checkpoints import Checkpoints
 from training.console import Console
 from training.experiment import Experiment, create_experiment, resolve
-from training.host_memory import keep_freed_memory
+from training.host_memory import keep_freed_memory, use_huge_pages
 from training.loop import Training
 from training.tracking import Tracker
 
@@ -307,4 +307,5 @@ def step_flops(experiment: Experiment) -> float:
 
 
 if __name__ == '__main__':
+    use_huge_pages()
     main()

@@ -37,7 +37,7 @@ class Trial:
 def find_batch_size(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> int:
     """Times the real training step with growing batch sizes and prints a table and a recommendation.
 
-    Sizes are doubled from 32 (or the least that the devices and accumulation steps divide) until memory
+    Sizes are doubled from 32 (or two images for each device and accumulation step) until memory
     runs out, the training images do, or two doublings in a row have gained less than 5 %. Recommended is
     the smallest size within 5 % of the highest speed: a larger one costs memory and gives fewer steps.
 
@@ -65,7 +65,7 @@ def find_batch_size(config: ConfigDict, devices: Sequence[jax.Device] | None = N
     loader = experiment.loaders['train']
     data = experiment.execution.place_data(loader.arrays) if isinstance(loader, Resident) else None
     trials, reason = [], f'the {loader.size:,} training images are no more'
-    batch_size = max(min(-(-FIRST // unit), loader.size // unit), 1) * unit
+    batch_size = max(min(-(-FIRST // unit), loader.size // unit), 2) * unit
     while batch_size <= loader.size:
         try:
             trial = _try(experiment, batch_size, data)

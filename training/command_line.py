@@ -1,6 +1,8 @@
 """What train.py and evaluate.py share: flags, errors without tracebacks, and JAX's settings."""
 
 import contextlib
+import errno
+import logging
 import os
 import re
 import signal
@@ -9,12 +11,13 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from absl import flags, logging
+import absl.logging
+from absl import flags
 
 from configs import default
 from input_pipeline import DataError
 from training import CheckpointError, ConfigError, NonFiniteLoss
-from training.host_memory import is_out_of_memory, keep_freed_memory
+from training.host_memory import is_out_of_memory, keep_freed_memory, lack_of_memory
 from training.keys import flatten, nearest_key
 
 _TYPES = {
@@ -24,10 +27,6 @@ _TYPES = {
     str: 'text',
     tuple: 'whole numbers, such as 30,60',
 }
-_MEMORY = (
-    'Take a smaller --config.batch_size, which --find_batch_size finds, or '
-    '--config.optimizer.accumulation_steps=2'
-)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -76,8 +75,8 @@ def _explain_flag(message: str) -> str:
         return '--config=FILE is missing, such as --config=configs/quickstart.py'
     if match := re.match(r'flag --config=(.*?): Error whilst parsing', message):
         lines = [line.strip() for line in message.strip().splitlines()]
-        places = [line for line in lines if line.startswith(f'File "{match[1]}"')] or ['']
-        return f'--config={match[1]}: {lines[-1]} ({places[-1]})'
+        places = [line for line in lines if line.startswith(f'File "{match[1]}"')]
+        return f'--config={match[1]}: {lines[-1]}' + (f' ({places[-1]})' if places else '')
     if 'Unknown command' in message and 'config' in flags.FLAGS:
         message += '. Keys of the config look like --config.epochs=5'
     return message
@@ -93,11 +92,13 @@ def _explain_flags(argv: list[str], error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def explained(memory: str = _MEMORY, translate: Callable[[str], str] = str) -> Iterator[None]:
+def explained(
+    lack_of_memory: Callable[[Exception], str] = lack_of_memory, translate: Callable[[str], str] = str
+) -> Iterator[None]:
     """Turns the errors that a user can mend into one sentence on stderr and a non-zero exit code.
 
     Args:
-      memory: the way out where the memory does not suffice.
+      lack_of_memory: gives the sentence where the memory does not suffice.
       translate: gives the sentence as this program's flags have it, from train.py's.
     """
     sys.unraisablehook = _repeat_interrupt
@@ -106,10 +107,11 @@ def explained(memory: str = _MEMORY, translate: Callable[[str], str] = str) -> I
     except (ConfigError, DataError, CheckpointError, NonFiniteLoss) as error:
         sys.exit(f'error: {translate(str(error))}')
     except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        reason = str(error).strip().partition('\n')[0]
-        sys.exit(f'error: the memory does not suffice. {memory} ({reason or "MemoryError"}).')
+        if is_out_of_memory(error):
+            sys.exit(f'error: {lack_of_memory(error)}')
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            sys.exit(f'error: {error}: make room there, and run the same command again.')
+        raise
     except KeyboardInterrupt:
         print('stopped; nothing new was there to save', file=sys.stderr)
         sys.exit(130)
@@ -131,7 +133,9 @@ def prepare_jax() -> None:
     import jax
 
     keep_freed_memory()
-    logging.set_verbosity(logging.WARNING)  # Orbax says a page per checkpoint
+    # Orbax says a page per checkpoint, and what it says of an error it raises too.
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger('asyncio').setLevel(logging.CRITICAL)
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
         root = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
         jax.config.update('jax_compilation_cache_dir', str(root / 'jax-classifiers' / 'compilation'))

@@ -16,7 +16,7 @@ from training.console import Console
 from training.evaluation import Evaluator, check_classes
 from training.experiment import Experiment, selection_split, versions
 from training.feeds import create_training_feed
-from training.host_memory import take_holes
+from training.host_memory import return_freed_memory, take_holes
 from training.interruption import Interrupted, Interruption
 from training.loss_scale import all_finite
 from training.parallel import SUMS
@@ -25,6 +25,7 @@ from training.schedules import hyperparameters
 from training.tracking import Tracker
 from training.verification import PER_EPOCH, Verifier
 
+_BEST = 'best', 'best_verification'  # checkpoints of the epochs that Progress says
 SECONDS_PER_DISPATCH = 0.5  # so that the bar moves and a signal is heard soon
 
 
@@ -236,7 +237,9 @@ class Training:
                 collect()
                 # The end of an epoch is saved there, evaluated.
                 if offset + start < self.experiment.steps:
+                    clock -= time.monotonic()  # nor is saving
                     self._save(base + start)
+                    clock += time.monotonic()
                     if interruption.signum:
                         raise Interrupted(interruption.signum)
         collect()
@@ -272,6 +275,7 @@ class Training:
         self._unsaved = {}
         state = self.execution.unreplicate(self.state)
         self.checkpoints.save('last', step, state, {**metadata, 'progress': asdict(self.progress)})
+        return_freed_memory()
         self._saved = time.monotonic()
 
     def _restored_state(self):
@@ -279,13 +283,24 @@ class Training:
         steps = self.checkpoints.steps('last')
         if not steps:
             return None
-        metadata = self.checkpoints.metadata('last', steps[-1])
+        missing = []
+        for step in reversed(steps):
+            metadata = self.checkpoints.metadata('last', step)
+            progress = restored_progress(metadata, self.config, begun=step % self.experiment.steps > 0)
+            if not (lacking := self._missing(progress)):
+                break
+            missing += lacking
+        else:
+            raise CheckpointError(
+                f'{" and ".join(map(str, missing))} is not there, and {self.checkpoints.directory / "last"} '
+                'cannot do without: put it back, or begin a new run in another --workdir.'
+            )
         self._check_data(metadata)
-        state = self.checkpoints.restore('last', steps[-1], self.experiment.abstract_state())
-        self.progress = restored_progress(metadata, self.config, begun=steps[-1] % self.experiment.steps > 0)
-        for name in ('best', 'best_verification'):  # one may have been saved without its `last`
-            self.checkpoints.delete_from(name, steps[-1] + 1)
-        self.console.print(f'Continuing from step {steps[-1]:,} ({self.progress.epoch} epochs done).')
+        state = self.checkpoints.restore('last', step, self.experiment.abstract_state())
+        self.progress = progress
+        for name in _BEST:  # one may have been saved without its `last`
+            self.checkpoints.delete_from(name, step + 1)
+        self.console.print(f'Continuing from step {step:,} ({self.progress.epoch} epochs done).')
         if self.config.epochs < self.progress.epoch:
             self.console.print(f'More than config.epochs={self.config.epochs} are done: nothing is trained.')
         elif (epochs := metadata['config']['epochs']) != self.config.epochs:
@@ -294,6 +309,15 @@ class Training:
                 'the learning rate may jump.'
             )
         return self.execution.replicate(state)
+
+    def _missing(self, progress: Progress) -> list[Path]:
+        """Returns the checkpoints of the best epochs that are not there any more."""
+        return [
+            self.checkpoints.directory / name / str(step)
+            for name in _BEST
+            if (step := getattr(progress, f'{name}_epoch') * self.experiment.steps)
+            and step not in self.checkpoints.steps(name)
+        ]
 
     def _check_data(self, metadata: dict) -> None:
         """Raises CheckpointError unless the run of a checkpoint was trained on the data of this one."""

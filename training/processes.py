@@ -14,17 +14,21 @@ import sys
 import threading
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from input_pipeline import DataError
 from training import CheckpointError, ConfigError, NonFiniteLoss
+from training.host_memory import is_out_of_memory, lack_of_memory
 from training.interruption import Interrupted
 
 HEARTBEAT = 30  # s without a sign of life after which a process counts as dead: frozen, or its machine lost
 PATIENCE = 300  # s for all processes to come
 CONNECTING = 20  # s for the watch's connections, once all have come; less than HEARTBEAT
+SHARING = 20  # s until a file that one process wrote is there for the others, on a network's disk
 GRACE = 5  # s in which the watch names the process whose end broke a collective operation
 USER_ERRORS = (ConfigError, DataError, CheckpointError, NonFiniteLoss)
 
@@ -176,6 +180,28 @@ def in_turn(load: Callable[[], Any]) -> Any:
     return loaded
 
 
+def check_shared(folder: Path) -> None:
+    """Raises ConfigError where not all processes see the same folder. To be called by all."""
+    import jax
+
+    if jax.process_count() == 1:
+        return
+    file, key = folder / '.processes', f'shared/{next(_barriers)}'
+    if jax.process_index() == 0:
+        file.write_text(token := uuid.uuid4().hex)
+        _client().key_value_set(key, token)
+        return
+    token = _client().blocking_key_value_get(key, 1000 * PATIENCE)
+    deadline = time.monotonic() + SHARING
+    while not (file.exists() and file.read_text() == token):
+        if time.monotonic() > deadline:
+            raise ConfigError(
+                f'{folder} is not the same folder for process {jax.process_index()} '
+                f'({socket.gethostname()}) as for process 0: use one that they share'
+            )
+        time.sleep(0.1)
+
+
 _barriers = itertools.count()
 
 
@@ -285,6 +311,8 @@ class Watch:
             self._end(f'error: {error}', by_main=True)  # all have it alike
         if isinstance(error, USER_ERRORS):
             self._end(f'error: {where}: {error}', by_main=True)  # all may have it alike
+        if is_out_of_memory(error):
+            self._end(f'error: {where}: {lack_of_memory(error)}', by_main=True)
         traceback.print_exception(error)
         self._end(f'error: {where} failed: {type(error).__name__}: {error}')
 

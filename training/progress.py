@@ -68,7 +68,8 @@ def restored_progress(metadata: dict, config: ConfigDict, *, begun: bool = False
     progress, stopping = Progress(**{**saved, 'plateau': Plateau(**saved['plateau'])}), config.early_stopping
     if metadata['config']['early_stopping']['metric'] != stopping.metric:
         progress.stopping_best, progress.stale_epochs = None, 0
-    progress.stopped = 0 < stopping.patience <= progress.stale_epochs
+    # An epoch that has begun is trained to its end.
+    progress.stopped = not begun and 0 < stopping.patience <= progress.stale_epochs
     if begun and config.epochs <= progress.epoch:
         raise CheckpointError(
             f'The run was interrupted in epoch {progress.epoch + 1}, and cannot go back to '

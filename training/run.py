@@ -19,6 +19,7 @@ from training.console import Console
 from training.evaluation_metrics import describe_accuracy
 from training.experiment import Experiment, augmented_images, check_training, create_experiment, resolve
 from training.loop import Training
+from training.processes import check_shared
 from training.progress import Progress, restored_progress
 from training.schedules import highest_rate, warmup_epochs
 from training.tracking import Tracker, write_json
@@ -65,6 +66,7 @@ def run(config: ConfigDict, workdir: str | Path, devices: Sequence[jax.Device] |
     check_training(experiment)
     # Of several processes the first writes for all.
     with _alone(workdir) if experiment.execution.is_main else contextlib.nullcontext():
+        check_shared(workdir)
         return _report(console, workdir, _train(experiment, workdir, console))
 
 

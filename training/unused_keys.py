@@ -41,9 +41,12 @@ _READ_WITH = (
     ('t_max', 'schedule.name', ('cosine',)),
     ('t_0 t_mult restart_decay', 'schedule.name', ('cosine_restarts',)),
     ('total_steps pct_start anneal_strategy div_factor final_div_factor', 'schedule.name', ('onecycle',)),
+    ('base_momentum max_momentum', 'schedule.cycle_momentum', ()),
     ('cycle_momentum base_momentum max_momentum', 'schedule.name', ('onecycle',)),
     (' '.join(f'plateau_{name}' for name in _PLATEAU.split()), 'schedule.name', ('plateau',)),
     ('metric', 'early_stopping.patience', ()),
+    ('min_seconds', 'checkpoint.every_epochs', ()),
+    ('split flip resamples', 'verification.pairs', ()),
     ('project entity name upload_checkpoint', 'wandb.mode', ()),
 )
 # Keys of config.model, and the field of a model that is made of each.

@@ -46,6 +46,12 @@ def test_fewer_images_than_the_first_size_are_tried(config, speeds):
     assert find_batch_size(config, jax.devices()[:1]) == 18
 
 
+def test_no_part_of_a_batch_has_a_single_image(config, speeds):
+    speeds[128] = 1.0
+    config.optimizer.accumulation_steps, config.dataset.validation = 64, 0.5
+    assert find_batch_size(config, jax.devices()[:1]) == 128
+
+
 def test_augmentation_that_does_not_fit_the_images_is_refused(config):
     config.augmentation.blur = 11
     with pytest.raises(ConfigError, match='blur=11: larger than the images, which have 8 pixels'):

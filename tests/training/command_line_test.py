@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import re
@@ -128,6 +129,11 @@ def test_lack_of_memory_is_explained(error, reason):
     with pytest.raises(SystemExit, match=f'memory .*batch_size.*{reason}') as stopped, explained():
         raise error
     assert '\n' not in stopped.value.code
+
+
+def test_full_disk_is_explained():
+    with pytest.raises(SystemExit, match=r"No space left.*'metrics\.jsonl': make room there"), explained():
+        raise OSError(errno.ENOSPC, 'No space left on device', 'metrics.jsonl')
 
 
 def test_ctrl_c_in_a_callback_of_the_garbage_collector_is_not_forgotten(monkeypatch):

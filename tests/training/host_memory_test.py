@@ -1,3 +1,4 @@
+import os
 import platform
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 
 from training import host_memory
 
+ROOT = Path(__file__).parents[2]
 # Page faults of each call of a function that needs 64 MiB.
 CALLS = """
 import resource, sys
@@ -27,11 +29,32 @@ for _ in range(60):
 @pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='of the GNU C library')
 @pytest.mark.parametrize(('step_bytes', 'kept'), [(2**26, True), (2**60, False)])
 def test_freed_memory_is_used_again_unless_it_is_too_large(step_bytes, kept):
-    command, root = [sys.executable, '-c', CALLS, str(step_bytes)], Path(__file__).parents[2]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    command = [sys.executable, '-c', CALLS, str(step_bytes)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     faults = list(map(int, done.stdout.split()))
     assert faults[0] > 1000, done.stderr
     assert (np.median(faults[40:]) < 1000) == kept
+
+
+@pytest.mark.parametrize(
+    ('system', 'expected'), [('always [madvise] never', 1), ('[always] madvise never', 0)]
+)
+def test_program_starts_anew_where_huge_pages_have_to_be_asked_for(tmp_path, system, expected):
+    (tmp_path / 'enabled').write_text(system)
+    script = f"""
+import os, sys, pathlib
+from training import host_memory
+host_memory._HUGE_PAGES = pathlib.Path({str(tmp_path / 'enabled')!r})
+host_memory._libc = lambda: 1
+host_memory.use_huge_pages()
+print(os.environ.get('GLIBC_TUNABLES'), sys.flags.optimize, *sys.argv)
+"""
+    environment = {**os.environ, 'GLIBC_TUNABLES': 'glibc.malloc.check=0'}
+    done = subprocess.run(
+        [sys.executable, '-O', '-c', script, 'a b'], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    tunables = 'glibc.malloc.check=0' + ':glibc.malloc.hugetlb=1' * expected
+    assert done.stdout == f'{tunables} 1 -c a b\n', done.stderr
 
 
 # How many blocks of 16,000 bytes come to lie among 200 holes of 20,000: without these taken, and with, twice.
@@ -55,8 +78,7 @@ for _ in range(2):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='of the GNU C library')
 def test_blocks_lie_behind_holes_that_were_taken():
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, '-c', HOLES], cwd=root, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-c', HOLES], cwd=ROOT, capture_output=True, text=True)
     before, *after = done.stdout.split()
     assert int(before) > 3, done.stderr  # Python has holes of its own, too
     assert after == ['0', '0']

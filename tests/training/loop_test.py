@@ -2,19 +2,23 @@ import json
 import logging
 import os
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from types import SimpleNamespace
 
 import jax
 import pytest
 
 from input_pipeline import DataError
-from training import CheckpointError, NonFiniteLoss, conclusion, plots
+from training import CheckpointError, NonFiniteLoss, conclusion, loop, plots
 from training.checkpoints import Checkpoints
 from training.console import Console
 from training.evaluation import Evaluator, evaluate
 from training.interruption import Interrupted, Interruption
 from training.loop import Training
 from training.parallel import Execution
+from training.progress import Progress, restored_progress
 from training.run import run
 from training.tracking import Tracker
 
@@ -167,6 +171,20 @@ def test_steps_and_epochs_choose_checkpoints(short, tmp_path, saved):
     assert saved == [(name, step) for step in (16, 24, 32) for name in ('best', 'last')]
 
 
+def test_saving_does_not_count_as_training(short, tmp_path, monkeypatch):
+    offset, monotonic, save = [0.0], time.monotonic, Training._save
+
+    def slow(training, step):
+        offset[0] += 1000.0
+        save(training, step)
+
+    monkeypatch.setattr(loop, 'time', SimpleNamespace(monotonic=lambda: monotonic() + offset[0]))
+    monkeypatch.setattr(Training, '_save', slow)
+    short.checkpoint.every_steps = 1
+    assert run(short, tmp_path, DEVICES)['train_seconds'] < 500
+    assert offset[0] == 4000
+
+
 def test_epochs_sooner_than_min_seconds_are_not_saved(short, tmp_path, saved):
     short.epochs, short.checkpoint.min_seconds = 3, 1000.0
     run(short, tmp_path, DEVICES)
@@ -269,6 +287,13 @@ def test_best_of_an_epoch_that_was_not_saved_is_forgotten(short, tmp_path, valid
     assert last_steps(tmp_path, 'best') == [2, 4]
     assert run(short, tmp_path, DEVICES)['val_accuracy'] == 0.5
     assert last_steps(tmp_path, 'best') == [2]
+
+
+def test_less_patience_lets_an_epoch_that_has_begun_finish(config):
+    metadata = {'progress': asdict(Progress(epoch=2, stale_epochs=2)), 'config': config.to_dict()}
+    config.early_stopping.patience = 1
+    assert restored_progress(metadata, config).stopped
+    assert not restored_progress(metadata, config, begun=True).stopped
 
 
 def test_another_metric_for_early_stopping_begins_anew(short, tmp_path, validation):

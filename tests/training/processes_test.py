@@ -1,9 +1,12 @@
+import contextlib
 import re
 import signal
+from types import SimpleNamespace
 
+import jax
 import pytest
 
-from training import ConfigError
+from training import ConfigError, processes
 from training.interruption import Interruption
 from training.processes import Launch, find_launch
 
@@ -61,6 +64,27 @@ def test_flags_go_before_the_environment():
 def test_flags_that_join_nothing_are_refused(flags, environ, named):
     with pytest.raises(ConfigError, match=re.escape(named)):
         find_launch(*flags, environ)
+
+
+@pytest.mark.parametrize('shared', [True, False])
+def test_processes_that_do_not_share_the_workdir_are_told(tmp_path, monkeypatch, shared):
+    stored = {}
+    client = SimpleNamespace(
+        key_value_set=stored.__setitem__, blocking_key_value_get=lambda key, _: stored[key]
+    )
+    monkeypatch.setattr(processes, '_client', lambda: client)
+    monkeypatch.setattr(processes, 'SHARING', 0.2)
+    monkeypatch.setattr(jax, 'process_count', lambda: 2)
+    for index, name in enumerate(('one', 'one' if shared else 'other')):
+        monkeypatch.setattr(jax, 'process_index', lambda index=index: index)
+        monkeypatch.setattr(processes, '_barriers', iter([7]))
+        (tmp_path / name).mkdir(exist_ok=True)
+        with (
+            contextlib.nullcontext()
+            if shared or not index
+            else pytest.raises(ConfigError, match='other is not')
+        ):
+            processes.check_shared(tmp_path / name)
 
 
 def test_several_processes_act_on_a_signal_only_once_agreed():

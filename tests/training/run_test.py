@@ -102,6 +102,21 @@ def test_run_with_a_damaged_checkpoint_continues_from_the_one_before(
     assert_same_run(finished, workdir)
 
 
+def test_run_without_its_best_checkpoint_continues_from_the_one_before_or_says_so(
+    config, workdir, finished, assert_same_run
+):
+    best = workdir / 'checkpoints' / 'best'
+    assert sorted(path.name for path in best.iterdir()) == ['12', '18']
+    shutil.rmtree(best / '18')
+    (workdir / 'results.json').unlink()
+    run(config, workdir, DEVICES)  # from step 12, of which there are both
+    assert_same_run(finished, workdir)
+    shutil.rmtree(best)
+    config.epochs = 4
+    with pytest.raises(CheckpointError, match=r'best/18 and .*best/12 is not there'):
+        run(config, workdir, DEVICES)
+
+
 def test_data_that_has_changed_is_noticed(config, workdir):
     config.epochs, config.dataset.validation = 4, 1104
     _change_metadata(workdir, lambda metadata: metadata.update(train_images=300))

@@ -37,6 +37,16 @@ CONFIGS = sorted(path.stem for path in (Path(__file__).parents[2] / 'configs').g
         ),
         ({'wandb.project': 'mine'}, {'wandb.project': 'wandb.mode=disabled'}),
         ({'optimizer.momentum': 0.9}, {}),  # its default
+        ({'verification.flip': True}, {'verification.flip': 'verification.pairs='}),
+        ({'checkpoint.min_seconds': 5.0, 'checkpoint.every_epochs': 2}, {}),
+        (
+            {'checkpoint.min_seconds': 5.0, 'checkpoint.every_epochs': 0},
+            {'checkpoint.min_seconds': 'checkpoint.every_epochs=0'},
+        ),
+        (
+            {'schedule.base_momentum': 0.8, 'schedule.name': 'onecycle', 'schedule.cycle_momentum': False},
+            {'schedule.base_momentum': 'schedule.cycle_momentum=False'},
+        ),
     ],
 )
 def test_keys_without_effect_are_found(keys, unused):
