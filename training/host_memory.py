@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import sys
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +28,7 @@ _WAY_OUT = (
 
 _SMALLEST_HOLE = 2**13  # bytes; taking smaller ones too makes steps no faster
 _taken: list[int] = []  # addresses of blocks
+_SECONDS, _returned = 10.0, 0.0
 _HUGE_PAGES = Path('/sys/kernel/mm/transparent_hugepage/enabled')
 _HUGE = 'glibc.malloc.hugetlb=1'  # of version 2.35; older ones ignore it
 # Parameters of glibc's mallopt.
@@ -72,12 +74,14 @@ def return_large_blocks(step_bytes: int) -> None:
 
 
 def return_freed_memory() -> None:
-    """Gives the pages that nothing uses now back to the system, once.
+    """Gives the pages that nothing uses now back to the system, at most every ten seconds.
 
-    To be called between steps from time to time: the heap grows where blocks that were kept have been split.
+    To be called between steps: the heap grows where blocks that were kept have been split.
     """
-    if (libc := _libc()) is not None:
+    global _returned
+    if time.monotonic() - _returned > _SECONDS and (libc := _libc()) is not None:
         libc.malloc_trim(ctypes.c_size_t(0))
+        _returned = time.monotonic()
 
 
 def take_holes() -> None:

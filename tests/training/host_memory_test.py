@@ -36,6 +36,31 @@ def test_freed_memory_is_used_again_unless_it_is_too_large(step_bytes, kept):
     assert (np.median(faults[40:]) < 1000) == kept
 
 
+# MiB in use while 64 are held, after they are freed, and after they are returned.
+FREED = """
+from pathlib import Path
+from training.host_memory import keep_freed_memory, return_freed_memory
+def used():
+    pages = int(Path('/proc/self/statm').read_text().split()[1])
+    return pages >> 8
+keep_freed_memory()
+block = bytearray(b'x' * 2**26)
+print(used())
+del block
+print(used())
+return_freed_memory()
+print(used())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='of the GNU C library')
+def test_freed_memory_can_be_returned():
+    done = subprocess.run([sys.executable, '-c', FREED], cwd=ROOT, capture_output=True, text=True)
+    held, freed, returned = map(int, done.stdout.split())
+    assert freed > held - 8, done.stderr
+    assert returned < held - 56
+
+
 @pytest.mark.parametrize(
     ('system', 'expected'), [('always [madvise] never', 1), ('[always] madvise never', 0)]
 )
