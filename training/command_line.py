@@ -36,6 +36,9 @@ def parse_flags(argv: list[str]) -> list[str]:
         return flags.FLAGS(argv)
     except SystemExit:  # of --help, which absl ends with code 1
         sys.exit(0)
+    except BrokenPipeError:  # --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left to be written
+        sys.exit(0)
     except flags.Error as error:
         sys.exit(f'error: {_explain_flag(str(error))}')
     except (AttributeError, ImportError, KeyError, OSError, SyntaxError, TypeError, ValueError) as error:

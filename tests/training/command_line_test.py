@@ -64,6 +64,13 @@ def test_help_and_mistakes_are_answered_without_importing_jax(arguments, answer)
     assert not modules & {'jax', 'flax', 'numpy', 'sklearn', 'matplotlib'}
 
 
+def test_reader_of_the_help_may_leave():
+    command = [sys.executable, 'train.py', '--help']
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        program.stdout.close()
+        assert program.stderr.read() == b''
+
+
 @pytest.mark.parametrize(
     ('arguments', 'answer'),
     [
