@@ -283,17 +283,18 @@ class Training:
         steps = self.checkpoints.steps('last')
         if not steps:
             return None
-        missing = []
+        missing: dict[Path, None] = {}
         for step in reversed(steps):
             metadata = self.checkpoints.metadata('last', step)
             progress = restored_progress(metadata, self.config, begun=step % self.experiment.steps > 0)
             if not (lacking := self._missing(progress)):
                 break
-            missing += lacking
+            missing |= dict.fromkeys(lacking)
         else:
             raise CheckpointError(
-                f'{" and ".join(map(str, missing))} is not there, and {self.checkpoints.directory / "last"} '
-                'cannot do without: put it back, or begin a new run in another --workdir.'
+                f'there is no {" and no ".join(map(str, missing))}, which the checkpoints in '
+                f'{self.checkpoints.directory / "last"} need: put it back, or begin a new run in another '
+                '--workdir.'
             )
         self._check_data(metadata)
         state = self.checkpoints.restore('last', step, self.experiment.abstract_state())

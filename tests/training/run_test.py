@@ -113,7 +113,7 @@ def test_run_without_its_best_checkpoint_continues_from_the_one_before_or_says_s
     assert_same_run(finished, workdir)
     shutil.rmtree(best)
     config.epochs = 4
-    with pytest.raises(CheckpointError, match=r'best/18 and .*best/12 is not there'):
+    with pytest.raises(CheckpointError, match=r'there is no \S*best/18 and no \S*best/12, which the'):
         run(config, workdir, DEVICES)
 
 
