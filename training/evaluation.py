@@ -2,9 +2,9 @@
 
 import contextlib
 import functools
-import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +224,7 @@ def restore_variables(experiment: Experiment, checkpoints: Checkpoints, name: st
 def check_classes(then: Sequence[str], dataset: sources.Dataset) -> None:
     """Raises CheckpointError unless the classes are still those of training, in their order."""
     now = dataset.class_names
-    for number, (old, new) in enumerate(itertools.zip_longest(then, now, fillvalue='none')):
+    for number, (old, new) in enumerate(zip_longest(then, now, fillvalue='none')):
         if old != new:
             raise CheckpointError(
                 f'{dataset.name} has other classes than when this run was trained ({len(now):,}, then '
@@ -304,10 +304,6 @@ def _check_shape(experiment: Experiment, dataset: sources.Dataset) -> None:
 
 
 def _write_predictions(path: Path, ids: np.ndarray, labels: np.ndarray, logits: np.ndarray) -> None:
-    of_blocks = (zip(*block[2:], strict=True) for block in per_example(logits, labels))
-    outputs = itertools.chain.from_iterable(of_blocks)
-    rows = (
-        (name, label, predicted, f'{confidence:.6f}')
-        for name, label, (confidence, predicted) in zip(ids, labels, outputs, strict=True)
-    )
+    _, _, confidences, predicted = per_example(logits, labels)
+    rows = zip(ids, labels, predicted, (f'{c:.6f}' for c in confidences), strict=True)
     write_csv(path, ('id', 'label', 'predicted', 'confidence'), rows)

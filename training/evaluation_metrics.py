@@ -32,9 +32,7 @@ def summarize(logits: np.ndarray, labels: np.ndarray) -> dict:
     logits, labels = np.asarray(logits), np.asarray(labels)
     _check(logits, labels)
     classes = logits.shape[1]
-    losses, ranks, confidences, predicted = map(
-        np.concatenate, zip(*per_example(logits, labels), strict=True)
-    )
+    losses, ranks, confidences, predicted = per_example(logits, labels)
     correct = ranks == 0
     matrix = None
     if classes <= MATRIX_CLASSES:
@@ -73,8 +71,12 @@ def _check(logits: np.ndarray, labels: np.ndarray) -> None:
         )
 
 
-def per_example(logits: np.ndarray, labels: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yields loss, rank of the true class, confidence and predicted class for some rows at a time."""
+def per_example(logits: np.ndarray, labels: np.ndarray) -> Iterator[np.ndarray]:
+    """Returns loss, rank of the true class, confidence and predicted class of each row, each [n]."""
+    return map(np.concatenate, zip(*_blocks(logits, labels), strict=True))
+
+
+def _blocks(logits: np.ndarray, labels: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
     for start in range(0, len(labels), ROWS_AT_ONCE):
         scores = logits[start : start + ROWS_AT_ONCE].astype(np.float64)
         label = labels[start : start + ROWS_AT_ONCE, None]

@@ -13,19 +13,19 @@ from training import CheckpointError, NonFiniteLoss
 from training.checkpoints import Checkpoints
 from training.conclusion import conclude
 from training.console import Console
-from training.evaluation import Evaluator, check_classes
+from training.evaluation import Evaluator
 from training.experiment import Experiment, selection_split, versions
 from training.feeds import create_training_feed
 from training.host_memory import return_freed_memory, take_holes
 from training.interruption import Interrupted, Interruption
 from training.loss_scale import all_finite
 from training.parallel import SUMS
-from training.progress import Progress, restored_progress
+from training.progress import Progress
+from training.resumption import BEST, check_data, find_last
 from training.schedules import hyperparameters
 from training.tracking import Tracker
 from training.verification import PER_EPOCH, Verifier
 
-_BEST = 'best', 'best_verification'  # checkpoints of the epochs that Progress says
 SECONDS_PER_DISPATCH = 0.5  # so that the bar moves and a signal is heard soon
 
 
@@ -280,26 +280,13 @@ class Training:
 
     def _restored_state(self):
         """Returns the state of the last checkpoint, or None where there is none."""
-        steps = self.checkpoints.steps('last')
-        if not steps:
+        found = find_last(self.checkpoints, self.config, self.experiment.steps)
+        if found is None:
             return None
-        missing: dict[Path, None] = {}
-        for step in reversed(steps):
-            metadata = self.checkpoints.metadata('last', step)
-            progress = restored_progress(metadata, self.config, begun=step % self.experiment.steps > 0)
-            if not (lacking := self._missing(progress)):
-                break
-            missing |= dict.fromkeys(lacking)
-        else:
-            raise CheckpointError(
-                f'there is no {" and no ".join(map(str, missing))}, which the checkpoints in '
-                f'{self.checkpoints.directory / "last"} need: put it back, or begin a new run in another '
-                '--workdir.'
-            )
-        self._check_data(metadata)
+        step, metadata, self.progress = found
+        check_data(metadata, self.experiment, self.workdir)
         state = self.checkpoints.restore('last', step, self.experiment.abstract_state())
-        self.progress = progress
-        for name in _BEST:  # one may have been saved without its `last`
+        for name in BEST:  # one may have been saved without its `last`
             self.checkpoints.delete_from(name, step + 1)
         self.console.print(f'Continuing from step {step:,} ({self.progress.epoch} epochs done).')
         if self.config.epochs < self.progress.epoch:
@@ -310,28 +297,6 @@ class Training:
                 'the learning rate may jump.'
             )
         return self.execution.replicate(state)
-
-    def _missing(self, progress: Progress) -> list[Path]:
-        """Returns the checkpoints of the best epochs that are not there any more."""
-        return [
-            self.checkpoints.directory / name / str(step)
-            for name in _BEST
-            if (step := getattr(progress, f'{name}_epoch') * self.experiment.steps)
-            and step not in self.checkpoints.steps(name)
-        ]
-
-    def _check_data(self, metadata: dict) -> None:
-        """Raises CheckpointError unless the run of a checkpoint was trained on the data of this one."""
-        dataset = self.experiment.dataset
-        check_classes(metadata['dataset']['class_names'], dataset)
-        then = {'train_images': metadata['train_images'], **metadata['dataset']}
-        now = {'train_images': self.experiment.loaders['train'].size, **dataset.description()}
-        changed = [f'{k} was {then[k]}, is {new}' for k, new in now.items() if then.get(k, new) != new]
-        if changed:
-            raise CheckpointError(
-                f'{dataset.name} has changed since {self.workdir} was trained on it: {"; ".join(changed)} '
-                '(train_checksum: of labels and names). Put it back, or begin a new run in another --workdir.'
-            )
 
     def _finish(self, records: list[dict], started: float) -> dict:
         """Evaluates the best checkpoints, draws, and writes results.json."""
