@@ -72,7 +72,7 @@ def test_processes_that_do_not_share_the_workdir_are_told(tmp_path, monkeypatch,
     client = SimpleNamespace(
         key_value_set=stored.__setitem__, blocking_key_value_get=lambda key, _: stored[key]
     )
-    monkeypatch.setattr(processes, '_client', lambda: client)
+    monkeypatch.setattr(processes, 'client', lambda: client)
     monkeypatch.setattr(processes, 'SHARING', 0.2)
     monkeypatch.setattr(jax, 'process_count', lambda: 2)
     for index, name in enumerate(('one', 'one' if shared else 'other')):
