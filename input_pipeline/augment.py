@@ -66,28 +66,30 @@ def create_augmentation(config: ConfigDict) -> tuple[Augment, Augment]:
     crop = (config.crop_padding, partial(random_crop, padding=config.crop_padding, mode=config.crop_mode))
     if config.crop_scale_min < 1:
         crop = (True, partial(random_resized_crop, scale_min=config.crop_scale_min))
+    # Each step has a random stream of its own, so that switching one on or off, or adding one with the next
+    # free number, leaves the others' numbers alike.
     before = [
-        crop,
-        (config.flip, random_flip),
+        (0, *crop),
+        (1, config.flip, random_flip),
         # Colours before what moves pixels, so that what is filled in keeps its value.
-        (any(jitter.values()), partial(random_jitter, **jitter)),
-        (config.rotation, partial(random_rotation, **rotation)),
-        (config.perspective, partial(random_perspective, **perspective)),
-        (config.blur, partial(random_blur, **blur)),
-        (config.auto == 'randaugment', partial(rand_augment, **rand)),
-        (config.auto == 'trivialaugment', trivial_augment),
-        (config.cutout and not late, cutout),
+        (2, any(jitter.values()), partial(random_jitter, **jitter)),
+        (3, config.rotation, partial(random_rotation, **rotation)),
+        (4, config.perspective, partial(random_perspective, **perspective)),
+        (5, config.blur, partial(random_blur, **blur)),
+        (6, config.auto == 'randaugment', partial(rand_augment, **rand)),
+        (7, config.auto == 'trivialaugment', trivial_augment),
+        (8, config.cutout and not late, cutout),
     ]
     after = [
-        (config.cutout and late, cutout),
-        (config.erasing, partial(random_erasing, probability=config.erasing)),
+        (9, config.cutout and late, cutout),
+        (10, config.erasing, partial(random_erasing, probability=config.erasing)),
     ]
-    return _in_turn(before, first_stream=0), _in_turn(after, first_stream=len(before))
+    return _in_turn(before), _in_turn(after)
 
 
-def _in_turn(steps: list[tuple[object, Augment]], *, first_stream: int) -> Augment:
-    """Chains the functions that are on. Each has its own stream, so switching one leaves the others alike."""
-    functions = [_with_stream(function, i) for i, (on, function) in enumerate(steps, first_stream) if on]
+def _in_turn(steps: list[tuple[int, object, Augment]]) -> Augment:
+    """Chains the functions that are on; of each its random stream, whether it is on, and the function."""
+    functions = [_with_stream(function, stream) for stream, on, function in steps if on]
 
     def chain(images, keys):
         for function in functions:

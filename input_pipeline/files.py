@@ -42,6 +42,8 @@ def _encoded(image: Picture, *, alpha: bool) -> bytes:
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in _CHANNELS:
             raise UnreadableImage(f'{image.dtype}{list(image.shape)} is not uint8[height, width, channels]')
         image = Image.fromarray(image.squeeze(2) if image.shape[2:] == (1,) else image)
+    if not isinstance(image, Image.Image):
+        raise UnreadableImage(f'{type(image).__name__} is neither a file nor an image')
     buffer = io.BytesIO()
     image = ImageOps.exif_transpose(image)
     (image.convert('RGBA') if alpha else to_rgb(image)).save(buffer, 'PNG', compress_level=1)

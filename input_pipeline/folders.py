@@ -12,7 +12,11 @@ from typing import NamedTuple
 from input_pipeline import DataError
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.pgm')  # in any case
-_LAYOUT = 'It must hold train/<class>/ with the images of each class, and other splits beside train likewise'
+_LAYOUT = (
+    'It must hold train/<class>/ with the images of each class and other splits beside train likewise, or '
+    'nothing but <class>/'
+)
+_SPLITS = {'train', 'val', 'valid', 'validation', 'dev', 'test', 'cls_data', 'ver_data'}  # not classes
 
 
 class Item(NamedTuple):
@@ -54,22 +58,21 @@ def fingerprint(items: Iterable[Item]) -> str:
 def scan(folder: Path) -> Listing:
     """Lists `folder/<split>/<class>/…` and folders of loose images; splits may also lie in `folder/cls_data`.
 
-    Images in subfolders of a class belong to it. Hidden files and those without an image's suffix are not
-    images; links are followed.
+    Folders of images alone, none of them named as a split, are the classes of train. Images in subfolders of
+    a class belong to it. Hidden files and those without an image's suffix are not images; links are followed.
 
     Raises:
         DataError: what is there cannot be trained on.
     """
     if not folder.is_dir():
         raise DataError(f'config.dataset.folder: {folder} is no folder.')
+    files = list(_files(folder))
+    images = [file for file in files if _is_image(file[0])]
+    only_classes = _are_classes(path for path, *_ in images)
     found: dict[str, list[tuple[str | None, str, int, int]]] = {}
-    ignored = 0
-    for path, size, mtime_ns in _files(folder):
-        split, class_name = _place(path)
-        if split is None or not path.lower().endswith(SUFFIXES) or path.rpartition('/')[2].startswith('.'):
-            ignored += 1
-        else:
-            found.setdefault(split, []).append((class_name, path, size, mtime_ns))
+    for path, size, mtime_ns in images:
+        split, class_name = _place(f'train/{path}' if only_classes else path)
+        found.setdefault(split, []).append((class_name, path, size, mtime_ns))
     _check_names(folder, found)
     classes = {split: {image[0] for image in images} for split, images in found.items()}
     _check_classes(folder, classes)
@@ -79,7 +82,7 @@ def scan(folder: Path) -> Listing:
         split: tuple(sorted(Item(path, labels.get(name, -1), *state) for name, path, *state in images))
         for split, images in sorted(found.items())
     }
-    return Listing(folder, tuple(class_names), splits, ignored)
+    return Listing(folder, tuple(class_names), splits, len(files) - len(images))
 
 
 def _files(folder: Path) -> Iterator[tuple[str, int, int]]:
@@ -107,14 +110,22 @@ def _files(folder: Path) -> Iterator[tuple[str, int, int]]:
         raise DataError(f'config.dataset.folder: cannot list {error.filename}: {error.strerror}.') from error
 
 
-def _place(path: str) -> tuple[str | None, str | None]:
-    """Returns split and class of a relative path, None where it lies outside of them."""
-    parts = path.split('/')
-    if parts[0] == 'cls_data':
-        parts = parts[1:]
-    if len(parts) == 1:
-        return None, None
-    return parts[0], parts[1] if len(parts) > 2 else None
+def _is_image(path: str) -> bool:
+    *folders, name = path.removeprefix('cls_data/').split('/')
+    return bool(folders) and name.lower().endswith(SUFFIXES) and not name.startswith('.')
+
+
+def _are_classes(paths: Iterable[str]) -> bool:
+    """Whether these images lie in folders of classes, not of splits."""
+    parts = [path.split('/') for path in paths]
+    names = {first for first, *_ in parts}
+    return names == {first for first, *rest in parts if len(rest) == 1} and not names & _SPLITS
+
+
+def _place(path: str) -> tuple[str, str | None]:
+    """Returns the split and, where it lies in one, the class of an image."""
+    split, *folders, _ = path.removeprefix('cls_data/').split('/')
+    return split, folders[0] if folders else None
 
 
 def _check_names(folder: Path, found: dict[str, list]) -> None:
@@ -142,7 +153,7 @@ def _check_classes(folder: Path, classes: dict[str, set[str | None]]) -> None:
         raise DataError(f'{folder} holds no images ({", ".join(SUFFIXES)}) in folders. {_LAYOUT}.')
     if 'train' not in classes:
         raise DataError(
-            f'{folder} has no images in train, but in {_listed(classes)}. {_LAYOUT}. If these are the '
+            f'{folder} has no images in train, but in {_listed(classes)}. {_LAYOUT}. If these are '
             f'classes, move their folders into {folder / "train"}.'
         )
     train = classes['train']

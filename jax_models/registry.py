@@ -1,6 +1,8 @@
 """From `config.model` to a Flax module."""
 
 import dataclasses
+import importlib
+from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -35,15 +37,26 @@ def model_names() -> tuple[str, ...]:
     return tuple(MODELS)
 
 
+def find_model(name: str) -> Callable[..., nn.Module]:
+    """Returns what makes the model: one of MODELS, or `Class` of a module of one's own for `module:Class`.
+
+    Raises:
+      KeyError: there is no such model.
+      ImportError, AttributeError: the module cannot be imported, or has no such class.
+    """
+    module, colon, attribute = name.partition(':')
+    return getattr(importlib.import_module(module), attribute) if colon else MODELS[name]
+
+
 def stage_count(config: ConfigDict) -> int | None:
     """Returns how many stages `config.model` has, None for a model without stages."""
-    defaults = getattr(MODELS[config.name], 'keywords', {})
+    defaults = getattr(find_model(config.name), 'keywords', {})
     return len(config.stage_sizes or defaults['stage_sizes']) if 'stage_sizes' in defaults else None
 
 
 def field_names(name: str) -> set[str]:
     """Returns the fields of a model: what `create_model` may give it."""
-    model = MODELS[name]
+    model = find_model(name)
     return {field.name for field in dataclasses.fields(getattr(model, 'func', model))}
 
 
@@ -106,7 +119,7 @@ def create_model(
         'block_dropout': config.block_dropout,
         'zero_init_last_norm': config.zero_init_last_norm,
     }
-    model, stages = MODELS[config.name], stage_count(config)
+    model, stages = find_model(config.name), stage_count(config)
     if stages is not None:
         parts['stage_sizes'] = tuple(config.stage_sizes) or model.keywords['stage_sizes']
         parts['kernel_sizes'] = tuple(config.kernel_sizes) or (3,) * stages

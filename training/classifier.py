@@ -60,9 +60,9 @@ class Classifier:
         """Returns float32[n, classes], rows that sum to 1.
 
         Args:
-          images: uint8[n, *image_shape] (0 to 255: normalising is the model's affair), of NumPy or JAX; or
-            files, Pillow's images and uint8[height, width, channels] of any size, which are resized and cut
-            as those of a folder are; or a single one of these.
+          images: uint8[n, *image_shape] (0 to 255: normalising is the model's affair), of NumPy, JAX or
+            PyTorch; or files, Pillow's images and uint8[height, width, channels] of any size, which are
+            resized and cut as those of a folder are; or a single one of these.
 
         Raises:
           DataError: the array has another shape or type, or a file cannot be read.
@@ -78,12 +78,11 @@ class Classifier:
         return self._outputs(f'features, {flip=}', lambda: self._experiment.feature_step(flip=flip), images)
 
     def _outputs(self, name: str, create_step: Callable, images) -> np.ndarray:
-        if isinstance(images, jax.Array):
-            images = np.asarray(images)
+        images = _as_numpy(images)
         if isinstance(images, str | Path | Image.Image) or getattr(images, 'ndim', 4) == 3:
             images = [images]
         if not isinstance(images, np.ndarray):
-            images = [np.asarray(image) if isinstance(image, jax.Array) else image for image in images]
+            images = [_as_numpy(image) for image in images]
         if name not in self._compiled:
             self._compiled[name] = self._experiment.execution.compile_predict(create_step())
         parts = [
@@ -107,6 +106,13 @@ class Classifier:
         split = Split(images, np.full(len(images), -1, np.int32), np.arange(len(images)).astype(str))
         evaluator = Evaluator(replace(self._experiment, config=config), Resident(split))
         return evaluator.outputs(run, self.variables)[:count]
+
+
+def _as_numpy(images):
+    """Returns arrays of JAX and tensors of PyTorch as NumPy's, anything else as it is."""
+    return (
+        np.asarray(images) if hasattr(images, '__array__') and not isinstance(images, Image.Image) else images
+    )
 
 
 def classify(

@@ -139,6 +139,7 @@ def prepare_jax() -> None:
     # Orbax says a page per checkpoint, and what it says of an error it raises too.
     absl.logging.set_verbosity(absl.logging.FATAL)
     logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+    logging.getLogger('jax._src.xla_bridge').setLevel(logging.WARNING)  # why a GPU cannot be used
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
         root = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
         jax.config.update('jax_compilation_cache_dir', str(root / 'jax-classifiers' / 'compilation'))

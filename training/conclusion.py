@@ -68,7 +68,7 @@ def conclude(
         'versions': versions(),
     }
     is_main = experiment.execution.is_main
-    drawn = _draw(experiment, progress, records, workdir) if is_main else {}
+    drawn = draw_curves(experiment, progress, records, workdir) if is_main else {}
     if final.get('confusion_matrix') and is_main:
         drawn['confusion_matrix'] = plots.confusion_matrix(
             np.array(final['confusion_matrix']),
@@ -93,9 +93,10 @@ def _restore(experiment: Experiment, checkpoints: Checkpoints, name: str, epoch:
     return restore_variables(experiment, checkpoints, name, epoch * experiment.steps)
 
 
-def _draw(
+def draw_curves(
     experiment: Experiment, progress: Progress, records: Sequence[dict], workdir: Path
 ) -> dict[str, Path]:
+    """Draws accuracy, loss and learning rate of the epochs done; returns {name: path} of the plots."""
     folder, title = workdir / 'plots', workdir.name
     rates = applied_rates(experiment.config, experiment.steps, records)
     time_axis = np.arange(len(rates)) / experiment.steps

@@ -12,7 +12,7 @@ from input_pipeline.augment import CROP_MODES
 from input_pipeline.auto_augment import BINS
 from input_pipeline.geometry import INTERPOLATIONS
 from jax_models.layers import ACTIVATIONS, INITIALIZERS
-from jax_models.registry import model_names
+from jax_models.registry import field_names, model_names
 from training import ConfigError
 from training.contradictions import check_together
 from training.keys import flatten, nearest_key
@@ -74,6 +74,16 @@ def _between(low: float, high: float) -> Rule:
     return lambda value: None if low <= value <= high else f'from {low} to {high}'
 
 
+def _model(name: str) -> str | None:
+    try:
+        field_names(name)
+    except KeyError:
+        return f'{_one_of(*model_names())(name)}, or module:Class of a Flax module of your own'
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        return f'a Flax module that Python can import (PYTHONPATH says from where), but {error}'
+    return None
+
+
 def _anything(value) -> None:
     return None
 
@@ -128,7 +138,7 @@ RULES: dict[str, Rule] = {
     'augmentation.erasing': _between(0, 1),
     'augmentation.mixup_alpha': _at_least(0),
     'augmentation.cutmix_alpha': _at_least(0),
-    'model.name': _one_of(*model_names()),
+    'model.name': _model,
     'model.width': _at_least(1),
     'model.stem': _one_of('cifar', 'cifar_pool', 'imagenet'),
     'model.max_parameters': _at_least(0),
@@ -259,9 +269,21 @@ def check(config: ConfigDict) -> None:
     check_together(config)
 
 
+def completed(saved: Mapping) -> dict:
+    """Returns a run's config as it was saved, with the defaults of keys that have been added since.
+
+    So a new key's default must be what was done without it.
+    """
+    declared = default.get_config().to_dict()
+    groups = {
+        key: {**declared.get(key, {}), **value} for key, value in saved.items() if isinstance(value, Mapping)
+    }
+    return {**declared, **saved, **groups}
+
+
 def different_keys(saved: Mapping, config: ConfigDict) -> dict[str, tuple[Any, Any]]:
     """Returns {key: (saved, now)} of what differs and must not, for a run to continue."""
-    before, now = flatten(saved), flatten(config)
+    before, now = flatten(completed(saved)), flatten(config)
     return {
         key: (before.get(key), now.get(key))
         for key in sorted({*before, *now})

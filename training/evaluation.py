@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -15,8 +16,9 @@ from ml_collections import ConfigDict
 from input_pipeline import DataError, sources
 from input_pipeline.loaders import Resident, evaluation_order
 from input_pipeline.streaming import Streaming
-from training import CheckpointError, NonFiniteLoss, plots
+from training import CheckpointError, ConfigError, NonFiniteLoss, plots
 from training.checkpoints import KEPT, Checkpoints
+from training.config import RULES, completed
 from training.evaluation_metrics import per_example, summarize
 from training.experiment import (
     Experiment,
@@ -186,7 +188,7 @@ def saved_config(workdir: Path, data_dir: str | None = None) -> ConfigDict:
     if not saved.exists():
         raise CheckpointError(f'{workdir} holds no run: there is no {saved}. Pass the --workdir of train.py.')
     try:
-        config = ConfigDict(json.loads(saved.read_text()))
+        config = ConfigDict(completed(json.loads(saved.read_text())))
     except ValueError as error:
         raise CheckpointError(
             f'{saved} is damaged ({error}): delete it and run train.py there again, which writes it anew.'
@@ -200,6 +202,8 @@ def restore(
     config: ConfigDict, workdir: Path, checkpoint: str, devices: Sequence[jax.Device] | None
 ) -> tuple[Experiment, Any, int]:
     """Returns the experiment of a run, and its checkpoint's variables (on the devices) and step."""
+    if wanted := RULES['model.name'](config.model.name):
+        raise ConfigError(f'config.model.name={config.model.name}: must be {wanted}')
     devices = devices or jax.devices()
     config.model.convolution = config.dataset.loader = 'auto'
     config.batch_size += -config.batch_size % (len(devices) * config.optimizer.accumulation_steps)
@@ -281,6 +285,12 @@ def _check_dataset(experiment: Experiment, name: str, found: sources.Dataset) ->
     trained_on = experiment.dataset
     if name == experiment.config.dataset.name:
         check_classes(trained_on.class_names, found)
+    elif found.class_names == tuple(map(str, range(trained_on.num_classes))) != trained_on.class_names:
+        # As in datasets of TFDS that belong to another one, such as cifar10_1.
+        if experiment.execution.is_main:
+            print(
+                f'{name} only numbers its classes: taken in the order of {trained_on.name}', file=sys.stderr
+            )
     elif found.class_names != trained_on.class_names:
         theirs, ours = (', '.join(d.class_names[:3]) for d in (found, trained_on))
         raise DataError(

@@ -19,7 +19,8 @@ _CGROUPS = {
     '': (Path('/sys/fs/cgroup'), 'memory.max', 'memory.current'),
     'memory': (Path('/sys/fs/cgroup/memory'), 'memory.limit_in_bytes', 'memory.usage_in_bytes'),
 }
-_GPUS = '/dev/nvidiactl', '/dev/dxg', '/dev/kfd'  # NVIDIA's, under WSL, AMD's
+_NVIDIA = '/dev/nvidiactl', '/usr/lib/wsl/lib/libcuda.so.1'
+_GPUS = *_NVIDIA, '/dev/dxg', '/dev/kfd'  # under WSL, AMD's
 
 _WAY_OUT = (
     'Take a smaller --config.batch_size, which --find_batch_size finds, or '
@@ -148,6 +149,11 @@ def lack_of_memory(error: BaseException, way_out: str = _WAY_OUT) -> str:
     """Returns one line about an error of `is_out_of_memory`; the way out is that of training by default."""
     reason = str(error).strip().partition('\n')[0] or type(error).__name__
     return f'the memory does not suffice. {way_out} ({reason}).'
+
+
+def has_nvidia_gpu() -> bool:
+    """Whether there is a GPU that JAX could use, and nobody has asked for the CPU."""
+    return os.environ.get('JAX_PLATFORMS') != 'cpu' and any(Path(path).exists() for path in _NVIDIA)
 
 
 def _set(parameter: int, value: int) -> None:

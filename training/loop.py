@@ -11,7 +11,7 @@ import numpy as np
 from input_pipeline.loaders import training_order
 from training import CheckpointError, NonFiniteLoss
 from training.checkpoints import Checkpoints
-from training.conclusion import conclude
+from training.conclusion import conclude, draw_curves
 from training.console import Console
 from training.evaluation import Evaluator
 from training.experiment import Experiment, selection_split, versions
@@ -27,6 +27,7 @@ from training.tracking import Tracker
 from training.verification import PER_EPOCH, Verifier
 
 SECONDS_PER_DISPATCH = 0.5  # so that the bar moves and a signal is heard soon
+SECONDS_PER_DRAWING = 60.0  # of the curves during training, which takes about one
 
 
 class Training:
@@ -49,7 +50,7 @@ class Training:
         self._evaluators: dict[str, Evaluator] = {}  # of the split that chooses the best epoch
         self._verifier: Verifier | None = None  # where the config names pairs
         self._unsaved = {}  # variables of the best epochs that are not yet on disk
-        self._saved = time.monotonic()  # when it last was
+        self._saved = self._drawn = time.monotonic()  # when it last was
         # Seconds a step takes, an epoch's mean (one dispatch's depend on when the host waits); 0: not known.
         self._pace = 0.0
         self._streaming = experiment.dataset.loader == 'streaming'
@@ -95,6 +96,7 @@ class Training:
                     first = self.progress.epoch
                     while self.progress.epoch < self.config.epochs and not self.progress.stopped:
                         records.append(self._epoch(feed, interruption))
+                        self._draw(records)
                         if self.progress.epoch == first + 1:
                             take_holes()  # the evaluation has been compiled
             results = self._finish(records, started)
@@ -151,6 +153,11 @@ class Training:
         if signum and not last:
             raise Interrupted(signum)
         return record
+
+    def _draw(self, records: list[dict]) -> None:
+        if self.execution.is_main and time.monotonic() - self._drawn > SECONDS_PER_DRAWING:
+            draw_curves(self.experiment, self.progress, records, self.workdir)
+            self._drawn = time.monotonic()
 
     def _seconds_since_saved(self) -> float:
         """The same in all processes."""

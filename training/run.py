@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 
 from input_pipeline.locking import locked
 from jax_models import summary
-from jax_models.registry import stage_count
 from training import CheckpointError, plots
 from training import config as configuration
+from training.advice import advise
 from training.checkpoints import Checkpoints
 from training.conclusion import loss_extras
 from training.console import Console
@@ -137,34 +137,13 @@ def _describe(console: Console, experiment: Experiment, parts: list[summary.Modu
     config, dataset = experiment.config, experiment.dataset
     shape = dataset.image_shape
     console.print(summary.table(experiment.model, parts))
-    has_stem = stage_count(config.model) is not None
-    if has_stem and config.model.stem == 'imagenet' and min(shape[:2]) <= 64:
-        console.print(
-            f'warning: the 7x7 stem leaves little of images of {shape[0]} x {shape[1]} pixels; '
-            '--config.model.stem=cifar suits them'
-        )
     sizes = ', '.join(f'{name} {loader.size:,}' for name, loader in experiment.loaders.items())
     console.print(
         f'{dataset.name} {dataset.version}: {sizes} images of {shape[0]} x {shape[1]} x {shape[2]}, '
         f'{dataset.num_classes} classes'
     )
-    held_out = experiment.loaders['val'].size if config.dataset.validation else 0
-    if held_out:
-        lacking = sorted({*range(dataset.num_classes)} - {*experiment.loaders['val'].labels.tolist()})
-        if lacking:
-            listed = ', '.join(dataset.class_names[label] for label in lacking[:5])
-            console.print(f'warning: no image is held out of {len(lacking)} classes ({listed}), the smallest')
-    if held_out > experiment.loaders['train'].size:
-        console.print(
-            f'warning: --config.dataset.validation={config.dataset.validation:g} holds out more images than '
-            'it leaves to train on; 0.1 takes a tenth'
-        )
-    own = sorted({'val', 'valid', 'validation', 'dev'} & set(dataset.other_splits))
-    if held_out and own:
-        console.print(
-            f'val is held out of train; to take the split {own[0]} instead: --config.dataset.validation=0 '
-            f'--config.dataset.validation_split={own[0]}'
-        )
+    for sentence in advise(experiment):
+        console.print(sentence)
     if extras := loss_extras(config):
         console.print(f'train loss is that with {extras}, val and test loss the plain cross entropy')
     if dataset.reason:

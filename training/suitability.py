@@ -14,8 +14,8 @@ def check_dataset(config: ConfigDict, dataset: Dataset) -> None:
 
 
 def _check_model(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> None:
-    model = create_model(config, num_classes=num_classes)
     try:
+        model = create_model(config, num_classes=num_classes)
         logits, variables = summary.abstract_outputs(model, image_shape)
     except (TypeError, ValueError, ZeroDivisionError) as error:
         size = ' x '.join(map(str, image_shape))

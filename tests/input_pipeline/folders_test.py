@@ -40,6 +40,13 @@ def test_layout_with_cls_data_is_recognised(tree):
     assert listing.splits['dev'][0].id == 'cls_data/dev/a/1.png'
 
 
+def test_folders_of_images_alone_are_classes_of_train(tree):
+    listing = folders.scan(tree('golden retriever/1.png', 'cat/2.png', 'cat/more/3.png', 'readme.png'))
+    assert (listing.class_names, listing.ignored) == (('cat', 'golden retriever'), 1)
+    found = {split: [(item.id, item.label) for item in items] for split, items in listing.splits.items()}
+    assert found == {'train': [('cat/2.png', 0), ('cat/more/3.png', 0), ('golden retriever/1.png', 1)]}
+
+
 def test_what_is_no_image_is_counted(tree):
     files = ('train/a/1.PNG', 'train/b/2.JpEg', 'train/c d/ä.webp', 'train/e/deep/3.bmp', 'dev/a/1.pgm')
     listing = folders.scan(tree(*files, 'train/a/.1.png', 'train/a/Thumbs.db', 'readme.txt', '.git/x/1.png'))
@@ -60,7 +67,8 @@ def test_links_are_followed_but_not_in_circles(tree):
     [
         ((), 'holds no images'),
         (('train/a/notes.txt',), 'holds no images'),
-        (('cat/1.png', 'dog/1.png'), 'no images in train, but in cat, dog. It must hold train/<class>/'),
+        (('val/a/1.png', 'a/2.png'), 'no images in train, but in a, val. It must hold train/<class>/'),
+        (('cat/1.png', 'dog/new/1.png'), 'If these are classes, move their folders into .*train'),
         (('train/a/1.png', 'dev/a/1.png'), 'only one class, a: a classifier needs two'),
         (('train/1.png', 'train/2.png'), 'no class folders'),
         (

@@ -68,6 +68,8 @@ def test_a_model_of_ones_own_gets_what_it_has_fields_for(monkeypatch):
     model = create_model(model_config(name='perceptron', width=7), num_classes=3)
     assert (model.num_classes, model.width) == (3, 7)
     assert registry.stage_count(model_config(name='perceptron')) is None
+    imported = create_model(model_config(name='jax_models.cnn5:CNN5'), num_classes=3)
+    assert (type(imported).__name__, imported.num_classes) == ('CNN5', 3)
 
 
 def test_the_tables_of_parameters_name_every_model():

@@ -1,6 +1,7 @@
 import csv
 import re
 import shutil
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +76,8 @@ def test_images_come_in_many_ways(finished, images, tmp_path):
     expected = model.probabilities(images[:3])
     np.testing.assert_allclose(model.probabilities(jnp.asarray(images[:3])), expected)
     np.testing.assert_allclose(model.probabilities(iter(images[:3])), expected)
+    tensor = SimpleNamespace(__array__=lambda dtype=None, copy=None: images[:3])  # as PyTorch has them
+    np.testing.assert_allclose(model.probabilities(tensor), expected)
     np.testing.assert_allclose(model.probabilities(jnp.asarray(images[0])), expected[:1], atol=1e-6)
     assert model.step == 18
 
@@ -95,6 +98,8 @@ def test_what_is_no_image_of_the_model_is_refused(model, images, tmp_path):
     for wrong in (images[..., 0], images[0] / 255):
         with pytest.raises(DataError, match=re.escape('is not uint8[height, width, channels]')):
             model.probabilities(wrong)
+    with pytest.raises(DataError, match='an image cannot be read: NoneType is neither a file nor an image'):
+        model.probabilities([None])
     with pytest.raises(DataError, match='there are no images'):
         model.probabilities([])
 

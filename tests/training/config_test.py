@@ -80,7 +80,9 @@ def test_defaults_are_allowed():
         ('augmentation.cutmix_alpha', -1.0, 'at least 0'),
         ('loss.name', 'focus', 'did you mean focal?'),
         ('loss.focal_gamma', -1.0, 'at least 0'),
-        ('model.name', 'resnet-18', 'did you mean resnet18?'),
+        ('model.name', 'resnet-18', 'did you mean resnet18?), or module:Class of a Flax module of your own'),
+        ('model.name', 'no_such:Net', "PYTHONPATH says from where), but No module named 'no_such'"),
+        ('model.name', 'math:pi', 'must be a Flax module that Python can import'),
         ('model.width', 0, 'at least 1'),
         ('model.stem', 'cifar10', 'did you mean cifar?'),
         ('model.stage_sizes', (2, 0), 'at least 1 for each stage'),
@@ -251,6 +253,9 @@ def test_a_run_may_continue_elsewhere_and_longer_but_not_as_another():
     half = changed(precision='float16', **steps)  # whose checkpoints have a loss scale
     assert different_keys(saved, half) == {'precision': ('float32', 'float16')}
     assert different_keys(saved, other) == {'batch_size': (512, 64), 'model.width': (64, 8)}
+    del saved['seed'], saved['loss']['focal_gamma']  # as if these keys had been added since
+    assert different_keys(saved, elsewhere) == {}
+    assert different_keys(saved, changed(seed=1, **steps)) == {'seed': (0, 1)}
 
 
 def test_nothing_is_auto_once_resolved():

@@ -3,6 +3,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +12,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from input_pipeline import DataError, sources
-from training import CheckpointError, NonFiniteLoss
-from training.evaluation import evaluate
+from training import CheckpointError, ConfigError, NonFiniteLoss
+from training.evaluation import evaluate, find_loader
 from training.experiment import Experiment
+from training.parallel import Execution
 from training.run import run
 
 pytestmark = pytest.mark.usefixtures('config')
@@ -136,6 +138,31 @@ def test_images_without_labels_are_not_evaluated_only_classified(config, workdir
         ('a', '-1'),
         ('b', '-1'),
     ]
+
+
+def test_keys_that_are_newer_than_the_run_have_their_defaults(workdir):
+    saved = json.loads((workdir / 'config.json').read_text())
+    del saved['model']['se'], saved['batch_norm']
+    (workdir / 'config.json').write_text(json.dumps(saved))
+    assert evaluate(workdir, devices=DEVICES)['accuracy'] == results(workdir)['test_accuracy']
+
+
+def test_a_model_that_cannot_be_imported_is_named(workdir):
+    saved = json.loads((workdir / 'config.json').read_text())
+    saved['model']['name'] = 'no_such:Net'
+    (workdir / 'config.json').write_text(json.dumps(saved))
+    with pytest.raises(ConfigError, match=r"model\.name=no_such:Net: .*No module named 'no_such'"):
+        evaluate(workdir, devices=DEVICES)
+
+
+def test_numbered_classes_are_taken_in_their_order(config, workdir, monkeypatch, capsys):
+    loaded = sources.load(config.dataset)
+    experiment = SimpleNamespace(
+        dataset=replace(loaded, class_names=tuple('abcdefghij')), config=config, execution=Execution('jit')
+    )
+    monkeypatch.setattr(sources, 'load', lambda *args, **keys: keys['check'](loaded) or loaded)
+    assert find_loader(experiment, 'twin', 'test').size == 360
+    assert 'twin only numbers its classes: taken in the order of digits' in capsys.readouterr().err
 
 
 def test_dataset_of_other_classes_is_refused(workdir, monkeypatch):

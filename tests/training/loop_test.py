@@ -185,6 +185,20 @@ def test_saving_does_not_count_as_training(short, tmp_path, monkeypatch):
     assert offset[0] == 4000
 
 
+@pytest.mark.parametrize(('seconds', 'drawn'), [(60.0, [3]), (0.0, [1, 2, 3, 3])])
+def test_curves_are_drawn_during_training(short, tmp_path, monkeypatch, seconds, drawn):
+    def draw(experiment, progress, records, workdir):
+        lengths.append(len(records))
+        return {}
+
+    short.epochs, lengths = 3, []
+    for module in (loop, conclusion):
+        monkeypatch.setattr(module, 'draw_curves', draw)
+    monkeypatch.setattr(loop, 'SECONDS_PER_DRAWING', seconds)
+    run(short, tmp_path, DEVICES)
+    assert lengths == drawn
+
+
 def test_epochs_sooner_than_min_seconds_are_not_saved(short, tmp_path, saved):
     short.epochs, short.checkpoint.min_seconds = 3, 1000.0
     run(short, tmp_path, DEVICES)

@@ -257,28 +257,6 @@ def test_a_model_with_other_outputs_than_classes_is_refused(config, monkeypatch)
         create_experiment(resolve(config, DEVICES), DEVICES)
 
 
-@pytest.mark.parametrize(('model', 'warned'), [('resnet18', True), ('cnn5', False)])
-def test_imagenet_stem_on_small_images_is_warned_of(config, tmp_path, capsys, monkeypatch, model, warned):
-    monkeypatch.setattr(Training, 'run', lambda _: {})
-    monkeypatch.setattr('training.run._report', lambda *_: {})
-    config.model.update({'name': model, 'stem': 'imagenet', 'dropout': 0.0})
-    run(config, tmp_path, DEVICES)
-    assert ('--config.model.stem=cifar suits them' in capsys.readouterr().out) == warned
-
-
-@pytest.mark.parametrize(('validation', 'warned'), [(1104, True), (0.4, False)])
-def test_more_images_held_out_than_trained_on_are_warned_of(
-    config, tmp_path, capsys, monkeypatch, validation, warned
-):
-    monkeypatch.setattr(Training, 'run', lambda _: {})
-    monkeypatch.setattr('training.run._report', lambda *_: {})
-    config.dataset.validation = validation
-    run(config, tmp_path, DEVICES)
-    said = capsys.readouterr().out
-    assert ('validation=1104 holds out more images' in said) == warned
-    assert 'train loss is that with label smoothing' in said
-
-
 def test_a_validation_split_that_is_not_used_is_mentioned(config, tmp_path, capsys, monkeypatch):
     load = sources.load
     monkeypatch.setattr(Training, 'run', lambda _: {})
@@ -293,6 +271,7 @@ def test_a_validation_split_that_is_not_used_is_mentioned(config, tmp_path, caps
         'the split val instead: --config.dataset.validation=0 --config.dataset.validation_split=val' in said
     )
     assert 'warm-up shortened from 1 to 0.5 epochs' in said
+    assert 'train loss is that with label smoothing' in said
 
 
 def test_shown_training_images_do_not_depend_on_the_devices(config):

@@ -1,0 +1,55 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from configs import default
+from training import advice
+
+
+def experiment(keys, *, side=32, held_out=20, other_splits=(), platform='cpu'):
+    config = default.get_config()
+    config.optimizer.name, config.dataset.validation = 'sgd', held_out
+    config.update_from_flattened_dict(keys)
+    val = SimpleNamespace(labels=np.arange(held_out) % 2, size=held_out)
+    return SimpleNamespace(
+        config=config,
+        dataset=SimpleNamespace(
+            image_shape=(side, side, 3), num_classes=2, class_names=('cat', 'dog'), other_splits=other_splits
+        ),
+        loaders={'train': SimpleNamespace(size=30)} | ({'val': val} if held_out else {}),
+        execution=SimpleNamespace(devices=[SimpleNamespace(platform=platform)]),
+    )
+
+
+@pytest.mark.parametrize(
+    ('keys', 'others', 'expected'),
+    [
+        ({'model.stem': 'imagenet'}, {}, 'images of 32 pixels; --config.model.stem=cifar suits them'),
+        ({'model.stem': 'imagenet'}, {'side': 65}, None),
+        ({'model.stem': 'imagenet', 'model.name': 'cnn5'}, {}, None),
+        ({}, {'side': 111}, None),
+        ({}, {'side': 112}, '--config.model.stem=imagenet needs a fifteenth of the work'),
+        ({'model.stem': 'cifar_pool'}, {'side': 112}, None),
+        ({'model.stem': 'cifar_pool'}, {'side': 160}, 'stem=imagenet needs a quarter of the work'),
+        ({'optimizer.name': 'adamw', 'optimizer.learning_rate': 0.1}, {}, 'rate=0.1 is high for adamw'),
+        ({'optimizer.name': 'adam', 'optimizer.learning_rate': 0.01}, {}, None),
+        ({'optimizer.weight_decay': 0.05}, {}, '=0.05 is high for sgd, which adds it to the gradient'),
+        ({'optimizer.weight_decay': 0.05, 'optimizer.name': 'muon'}, {}, None),
+        ({'dataset.validation': 31}, {'held_out': 31}, 'validation=31 holds out more images than it leaves'),
+        ({}, {'held_out': 1}, 'no image is held out of 1 classes (dog), the smallest'),
+        ({}, {'other_splits': ('ver_data', 'val')}, 'the split val instead: --config.dataset.validation=0'),
+        ({}, {'other_splits': ('val',), 'held_out': 0}, None),
+    ],
+)  # fmt: skip
+def test_what_is_hardly_meant_is_mentioned(keys, others, expected):
+    said = list(advice.advise(experiment(keys, **others)))
+    assert len(said) == (expected is not None)
+    assert not said or expected in said[0]
+
+
+@pytest.mark.parametrize(('there', 'platform', 'warned'), [(1, 'cpu', 1), (1, 'gpu', 0), (0, 'cpu', 0)])
+def test_a_gpu_that_is_not_used_is_mentioned(monkeypatch, there, platform, warned):
+    monkeypatch.setattr(advice, 'has_nvidia_gpu', lambda: there)
+    said = ' '.join(advice.advise(experiment({}, platform=platform)))
+    assert ('JAX runs on the CPU' in said) == warned

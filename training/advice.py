@@ -1,0 +1,76 @@
+"""What a run is warned of before it starts: allowed, but hardly meant."""
+
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from jax_models.registry import stage_count
+from training.experiment import Experiment
+from training.host_memory import has_nvidia_gpu
+from training.schedules import highest_rate
+
+_SMALL, _LARGE = 64, {'cifar': 112, 'cifar_pool': 160}  # pixels, for the stems
+_HIGHEST_RATE = {'adam': 0.02, 'adamw': 0.02}
+_HIGHEST_DECAY = 5e-3  # where it is added to the gradient
+
+
+def advise(experiment: Experiment) -> Iterator[str]:
+    """Yields sentences about config, images and devices that do not go well together."""
+    config, devices = experiment.config, experiment.execution.devices
+    if devices[0].platform == 'cpu' and has_nvidia_gpu():
+        yield (
+            'warning: there is an NVIDIA GPU, but JAX runs on the CPU: pip install -r requirements.txt '
+            '(JAX_PLATFORMS=cpu says that it is meant)'
+        )
+    if stage_count(config.model) is not None:
+        yield from _about_stem(config.model.stem, min(experiment.dataset.image_shape[:2]))
+    yield from _about_optimizer(config)
+    if config.dataset.validation:
+        yield from _about_validation(experiment)
+
+
+def _about_stem(stem: str, side: int) -> Iterator[str]:
+    if stem == 'imagenet' and side <= _SMALL:
+        yield (
+            f'warning: the 7x7 stem leaves little of images of {side} pixels; --config.model.stem=cifar '
+            'suits them'
+        )
+    if side >= _LARGE.get(stem, side + 1):
+        share = {'cifar': 'a fifteenth', 'cifar_pool': 'a quarter'}[stem]
+        yield (
+            f'warning: the stem {stem} leaves images of {side} pixels large; --config.model.stem=imagenet '
+            f'needs {share} of the work'
+        )
+
+
+def _about_optimizer(config: ConfigDict) -> Iterator[str]:
+    optimizer, rate = config.optimizer, highest_rate(config)
+    if rate > _HIGHEST_RATE.get(optimizer.name, rate):
+        yield (
+            f'warning: optimizer.learning_rate={rate:g} is high for {optimizer.name}, which usually has '
+            '1e-4 to 3e-3'
+        )
+    if optimizer.name in ('sgd', 'adam', 'rmsprop') and optimizer.weight_decay > _HIGHEST_DECAY:
+        yield (
+            f'warning: optimizer.weight_decay={optimizer.weight_decay:g} is high for {optimizer.name}, which '
+            'adds it to the gradient and usually has 1e-4 to 5e-4'
+        )
+
+
+def _about_validation(experiment: Experiment) -> Iterator[str]:
+    dataset, loaders = experiment.dataset, experiment.loaders
+    lacking = sorted({*range(dataset.num_classes)} - {*loaders['val'].labels.tolist()})
+    if lacking:
+        listed = ', '.join(dataset.class_names[label] for label in lacking[:5])
+        yield f'warning: no image is held out of {len(lacking)} classes ({listed}), the smallest'
+    if loaders['val'].size > loaders['train'].size:
+        yield (
+            f'warning: --config.dataset.validation={experiment.config.dataset.validation:g} holds out more '
+            'images than it leaves to train on; 0.1 takes a tenth'
+        )
+    own = sorted({'val', 'valid', 'validation', 'dev'} & set(dataset.other_splits))
+    if own:
+        yield (
+            f'val is held out of train; to take the split {own[0]} instead: --config.dataset.validation=0 '
+            f'--config.dataset.validation_split={own[0]}'
+        )
