@@ -35,12 +35,12 @@ def last_steps(workdir, name='last'):
 
 
 @pytest.fixture
-def short(config):
+def short(light_config):
     """Two epochs of two steps, the least there is to run."""
-    config.epochs = 2
-    config.batch_size = 160
-    config.dataset.drop_last = True
-    return config
+    light_config.epochs = 2
+    light_config.batch_size = 160
+    light_config.dataset.drop_last = True
+    return light_config
 
 
 @pytest.fixture
@@ -76,6 +76,7 @@ def test_interrupted_run_continues_as_if_nothing_happened(
             run(config, workdir, DEVICES)
         assert interrupted.value.exit_code == 143
         assert last_steps(workdir)[-1] == saved
+    at_step(3, 6, terminate)  # in the very last step the run finishes
     run(config, workdir, DEVICES)
     assert_same_run(finished, workdir)
 
@@ -90,8 +91,12 @@ def test_run_interrupted_in_an_epoch_does_not_end_before_it(short, tmp_path, at_
         run(short, tmp_path, DEVICES)
 
 
-def test_lookahead_and_plateau_continue_as_if_nothing_happened(config, tmp_path, at_step, assert_same_run):
-    config.optimizer.update({'name': 'adam', 'learning_rate': 0.01, 'lookahead_steps': 4})
+def test_lookahead_and_plateau_continue_as_if_nothing_happened(
+    light_config, tmp_path, at_step, assert_same_run
+):
+    config = light_config
+    config.dataset.drop_last = True  # 5 steps an epoch
+    config.optimizer.update({'name': 'adam', 'learning_rate': 0.01, 'lookahead_steps': 5})
     config.schedule.update({'name': 'plateau', 'plateau_patience': 0, 'plateau_threshold': 0.9})
     config.schedule.warmup_epochs = 0.0
     run(config, tmp_path / 'whole', DEVICES)
@@ -104,38 +109,13 @@ def test_lookahead_and_plateau_continue_as_if_nothing_happened(config, tmp_path,
     assert rates == [0.01, 0.01, 0.001]
 
 
-def test_signal_in_the_last_step_lets_the_run_finish(config, finished, tmp_path, at_step, assert_same_run):
-    at_step(3, 6, terminate)
-    run(config, tmp_path / 'finished', DEVICES)
-    assert_same_run(finished, tmp_path / 'finished')
-
-
-def test_crash_between_record_and_checkpoint_leaves_no_trace(
-    config, finished, tmp_path, monkeypatch, assert_same_run
-):
-    save, workdir = Training._save, tmp_path / 'finished'
-
-    def crash(training, step):
-        if step == 12:
-            raise MemoryError
-        save(training, step)
-
-    monkeypatch.setattr(Training, '_save', crash)
-    with pytest.raises(MemoryError):
-        run(config, workdir, DEVICES)
-    monkeypatch.setattr(Training, '_save', save)
-    assert len(records(workdir)) == 2
-    assert last_steps(workdir) == [6]
-    run(config, workdir, DEVICES)
-    assert_same_run(finished, workdir)
-
-
 @pytest.mark.parametrize(('parallel', 'many_steps'), [('jit', False), ('jit', True), ('pmap', True)])
 def test_nothing_is_compiled_after_the_first_epoch(
-    config, finished, tmp_path, parallel, many_steps, monkeypatch, caplog
+    config, finished, tmp_path, parallel, many_steps, monkeypatch, caplog, request
 ):
     """With many steps a dispatch, as on a GPU, too; and the course is that of one by one."""
     compiled, start_epoch, finish = [], Console.start_epoch, Training._finish
+    dispatched, absorb = [], Training._absorb
 
     def count(console_or_training, *args, then):
         compiled.append(sum('Compiling' in message for message in caplog.messages))
@@ -145,15 +125,31 @@ def test_nothing_is_compiled_after_the_first_epoch(
     monkeypatch.setattr(Training, '_finish', lambda *args: count(*args, then=finish))
     either = property(lambda self: many_steps, lambda self, value: None)
     monkeypatch.setattr(Execution, 'many_steps', either, raising=False)
+    monkeypatch.setattr(Training, '_absorb', lambda *args: dispatched.append(args[-2:]) or absorb(*args))
     config.parallel, config.checkpoint.every_steps = parallel, 3
+    if parallel == 'pmap':
+        config, config.steps_per_dispatch = request.getfixturevalue('light_config'), 2
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         run(config, tmp_path / 'run', DEVICES)
     start, first, *others = compiled
     assert start < first
     assert set(others) == {first}
-    if parallel == 'jit':  # pmap has other dropout masks
+    if parallel == 'pmap':
+        assert dispatched == 3 * [(0, 2), (2, 3), (3, 5), (0, 1)]  # the last is the smaller batch
+    else:
         for one, many in zip(records(finished), records(tmp_path / 'run'), strict=True):
             assert [many[k] for k in LOSSES] == pytest.approx([one[k] for k in LOSSES], rel=1e-5)
+
+
+def test_a_run_continues_on_any_number_of_devices(short, tmp_path):
+    short.schedule.name, short.dataset.test_split = 'constant', ''
+    run(short, tmp_path / 'whole', DEVICES)
+    short.epochs = 1
+    run(short, tmp_path / 'parts', DEVICES)
+    short.epochs, short.parallel = 2, 'pmap'
+    run(short, tmp_path / 'parts', jax.devices())
+    for whole, parts in zip(*(records(tmp_path / name) for name in ('whole', 'parts')), strict=True):
+        assert [parts[k] for k in LOSSES] == pytest.approx([whole[k] for k in LOSSES], rel=1e-5)
 
 
 @pytest.fixture
@@ -164,11 +160,16 @@ def saved(monkeypatch):
     return saved
 
 
-def test_steps_and_epochs_choose_checkpoints(short, tmp_path, saved):
+def test_steps_and_epochs_choose_checkpoints_and_without_validation_the_last_is_the_best(
+    short, tmp_path, saved
+):
     short.epochs, short.dataset.validation = 4, 0.0  # 8 steps an epoch
     short.checkpoint.every_epochs, short.checkpoint.every_steps = 3, 16
-    run(short, tmp_path, DEVICES)
+    results = run(short, tmp_path, DEVICES)
     assert saved == [(name, step) for step in (16, 24, 32) for name in ('best', 'last')]
+    assert last_steps(tmp_path, 'best') == [24, 32]
+    assert (results['selected_on'], results['best_epoch']) == ('last epoch', 4)
+    assert not any(key.startswith(('val_', 'test_')) for record in records(tmp_path) for key in record)
 
 
 def test_saving_does_not_count_as_training(short, tmp_path, monkeypatch):
@@ -203,14 +204,6 @@ def test_epochs_sooner_than_min_seconds_are_not_saved(short, tmp_path, saved):
     short.epochs, short.checkpoint.min_seconds = 3, 1000.0
     run(short, tmp_path, DEVICES)
     assert [step for name, step in saved if name == 'last'] == [6]
-
-
-def test_steps_per_dispatch_skips_no_steps(short, tmp_path):
-    short.steps_per_dispatch = 2
-    run(short, tmp_path, DEVICES)
-    assert [record['step'] for record in records(tmp_path)] == [2, 4]
-    assert last_steps(tmp_path) == [2, 4]
-    assert all(record['train_loss'] > 1 for record in records(tmp_path))
 
 
 def test_split_smaller_than_a_batch_is_one_step(short, tmp_path):
@@ -298,7 +291,8 @@ def test_best_of_an_epoch_that_was_not_saved_is_forgotten(short, tmp_path, valid
         killed.setattr(Checkpoints, 'save', save_or_die)
         with pytest.raises(MemoryError):
             run(short, tmp_path, DEVICES)
-    assert last_steps(tmp_path, 'best') == [2, 4]
+    assert len(records(tmp_path)) == 2  # one more than `last` knows of
+    assert (last_steps(tmp_path), last_steps(tmp_path, 'best')) == ([2], [2, 4])
     assert run(short, tmp_path, DEVICES)['val_accuracy'] == 0.5
     assert last_steps(tmp_path, 'best') == [2]
 
@@ -310,12 +304,13 @@ def test_less_patience_lets_an_epoch_that_has_begun_finish(config):
     assert not restored_progress(metadata, config, begun=True).stopped
 
 
-def test_another_metric_for_early_stopping_begins_anew(short, tmp_path, validation):
-    validation(0.9, 0.1, 0.1, 0.1)
-    short.epochs, short.early_stopping.patience = 4, 1
-    assert run(short, tmp_path, DEVICES)['epochs'] == 2
-    short.early_stopping.metric = 'val_loss'
-    assert run(short, tmp_path, DEVICES)['epochs'] == 4  # of constant loss: one to compare with, one too many
+def test_another_metric_for_early_stopping_begins_anew(config):
+    progress = Progress(epoch=2, stopping_best=0.9, stale_epochs=1, stopped=True)
+    metadata = {'progress': asdict(progress), 'config': config.to_dict()}
+    config.early_stopping.patience = 1
+    assert restored_progress(metadata, config).stopped
+    config.early_stopping.metric = 'val_loss'
+    assert restored_progress(metadata, config) == Progress(epoch=2)
 
 
 def test_watching_test_says_so_everywhere(short, tmp_path, capsys):
@@ -330,14 +325,6 @@ def test_watching_test_says_so_everywhere(short, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert 'best on test' in printed
     assert 'CHOSEN ON TEST' in printed
-
-
-def test_without_validation_the_last_epoch_is_the_best(short, tmp_path):
-    short.dataset.validation = 0.0
-    results = run(short, tmp_path, DEVICES)
-    assert (results['selected_on'], results['best_epoch']) == ('last epoch', 2)
-    assert not any(key.startswith(('val_', 'test_')) for record in records(tmp_path) for key in record)
-    assert last_steps(tmp_path, 'best') == [8, 16]
 
 
 def test_without_a_test_split_results_are_those_on_validation(short, tmp_path, capsys, monkeypatch):
