@@ -31,9 +31,11 @@ def data_dir(tmp_path_factory):
 
 
 @pytest.fixture
-def stream(config, data_dir, tmp_path):
+def stream(light_config, data_dir, tmp_path):
     """config for two epochs of 4 steps, the last of them smaller, on images to be streamed by threads."""
+    config = light_config
     config.epochs, config.batch_size = 2, 8
+    config.augmentation.update({'crop_padding': 1, 'flip': True})
     config.dataset.update({'name': 'tiny', 'data_dir': str(data_dir), 'cache_dir': str(tmp_path / 'cache')})
     config.dataset.update({'validation': 10, 'loader': 'streaming', 'workers': 0})
     config.verification.update({'pairs': str(data_dir / 'pairs.txt'), 'split': 'other', 'resamples': 0})
