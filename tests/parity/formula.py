@@ -19,8 +19,6 @@ MODELS = {
     'resnet18_imagenet': (48, {'name': 'resnet18', 'stem': 'imagenet'}),
     'resnet34': (32, {'name': 'resnet34', 'stem': 'cifar_pool', 'head_sizes': (16, 12)}),
     'resnet50': (48, {'name': 'resnet50', 'stem': 'imagenet'}),
-    'resnet101': (44, {'name': 'resnet101', 'stem': 'imagenet'}),
-    'resnet152': (44, {'name': 'resnet152', 'stem': 'imagenet'}),
     'se_stem': (16, {'name': 'resnet', 'stage_sizes': (4, 4, 3), 'se': 'stem', 'se_reduction': 2}),
     'se_blocks': (
         16,
