@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from input_pipeline import DataError, sources
 from training import CheckpointError, ConfigError, NonFiniteLoss
 from training.evaluation import evaluate, find_loader
-from training.experiment import Experiment
+from training.experiment import Experiment, create_experiment, resolve
 from training.parallel import Execution
 from training.run import run
 
@@ -67,7 +67,7 @@ def test_only_the_split_in_question_is_loaded(workdir, monkeypatch):
 
 def test_validation_is_what_was_held_out(workdir):
     best = results(workdir)['best_epoch'] * 6
-    result = evaluate(workdir, split='val', checkpoint=str(best), devices=DEVICES)
+    result = evaluate(workdir, split='val', checkpoint='best', devices=DEVICES)
     assert result['accuracy'] == pytest.approx(results(workdir)['val_accuracy'])
     assert (result['count'], result['step']) == (1104, best)
 
@@ -186,14 +186,14 @@ def test_changed_classes_are_noticed(config, workdir, monkeypatch, names, expect
             start()
 
 
-def test_images_that_the_model_does_not_take_are_refused(config, tmp_path, monkeypatch):
-    config.model.name, config.epochs, config.schedule.warmup_epochs = 'simple_cnn', 1, 0.0
-    run(config, tmp_path, DEVICES)
+def test_images_that_the_model_does_not_take_are_refused(config, monkeypatch):
+    config.model.name = 'simple_cnn'
+    experiment = create_experiment(resolve(config, DEVICES), DEVICES)
     change_loaded(monkeypatch, lambda dataset: replace(dataset, name='larger', image_shape=(16, 16, 1)))
     with pytest.raises(
         DataError, match=r'larger has images of 16 x 16 x 1, which .* 8 x 8 x 1, does not take'
     ):
-        evaluate(tmp_path, dataset='larger', devices=DEVICES)
+        find_loader(experiment, 'larger', 'test')
 
 
 def test_dataset_of_the_same_classes_is_evaluated(workdir, monkeypatch):
