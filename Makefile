@@ -15,7 +15,7 @@ train: $(VENV)/installed
 	$(BIN)/python train.py --config=$(CONFIG) $(ARGS)
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -1,34 +1,56 @@
-"""Eight simulated CPU devices, quick compilation, and small runs that many tests look at."""
+"""Eight simulated CPU devices, quick compilation, and small runs that many tests look at.
+
+JAX and what imports it are imported in fixtures alone: of several processes the one that only distributes the
+tests does without them.
+"""
 
 import json
 import os
+import shutil
 
-# Before JAX is imported.
-os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count=8 {os.environ.get("XLA_FLAGS", "")}'
-os.environ['JAX_PLATFORMS'] = 'cpu'
+# Before JAX is imported. Compiling takes longer than all else: compile badly, and the same step only once.
+os.environ |= {
+    'XLA_FLAGS': f'--xla_force_host_platform_device_count=8 {os.environ.get("XLA_FLAGS", "")}',
+    'JAX_PLATFORMS': 'cpu',
+    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+    'JAX_TRACEBACK_IN_LOCATIONS_LIMIT': '0',
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+}
 
 from functools import partial
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from absl import logging
 
 from configs import default
-from jax_models import registry
-from training import plots
-from training.run import run
+from input_pipeline.locking import locked
+
+# What takes longest, in the order in which processes are to take it up.
+FIRST = ('loop', 'golden', 'parallel', 'feeds', 'command_line', 'local', 'verification', 'streaming')
+
+
+def pytest_collection_modifyitems(items):
+    places = {f'{name}_test.py': place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+@pytest.fixture(scope='session')
+def shared_folder(tmp_path_factory):
+    """A folder that all processes of a test session share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if 'PYTEST_XDIST_WORKER' in os.environ else folder
 
 
 @pytest.fixture(scope='session', autouse=True)
-def _quick_compilation(tmp_path_factory):
-    """Compiling takes longer than all else: compile badly, and the same step only once."""
+def compilation_cache(tmp_path_factory):
+    """A folder of this process's, since several would read what others are still writing."""
+    import jax
+
     logging.set_verbosity(logging.WARNING)  # Orbax says a page per checkpoint
-    jax.config.update('jax_disable_most_optimizations', True)
-    jax.config.update('jax_traceback_in_locations_limit', 0)
-    jax.config.update('jax_compilation_cache_dir', str(tmp_path_factory.mktemp('compilation')))
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+    folder = tmp_path_factory.mktemp('compilation')
+    jax.config.update('jax_compilation_cache_dir', str(folder))
+    return folder
 
 
 @pytest.fixture
@@ -38,6 +60,8 @@ def small_models(monkeypatch):
 
 
 def _shrink(monkeypatch):
+    from jax_models import registry
+
     for name, model in registry.MODELS.items():
         if 'stage_sizes' in getattr(model, 'keywords', ()):
             monkeypatch.setitem(registry.MODELS, name, partial(model, stage_sizes=(1,)))
@@ -65,7 +89,7 @@ def tiny():
 @pytest.fixture
 def config(small_models, monkeypatch):
     """The config of `finished`, to be changed at will; nothing is drawn, which takes long."""
-    monkeypatch.setattr(plots, 'save', lambda figure, path: path)
+    monkeypatch.setattr('training.plots.save', lambda figure, path: path)
     return tiny()
 
 
@@ -78,15 +102,24 @@ def light_config(config):
 
 
 @pytest.fixture(scope='session')
-def finish(tmp_path_factory):
-    """Finishes a run of `tiny` with some keys changed, and returns its workdir."""
+def finish(shared_folder, compilation_cache):
+    """Finishes a run of `tiny` with some keys changed, once for all processes, and returns its workdir."""
+    import jax
+
+    from training.run import run
 
     def finish(name, **changes):
-        workdir, config = tmp_path_factory.mktemp('runs') / name, tiny()
+        workdir, compiled = shared_folder / name, shared_folder / f'{name}_compiled'
+        config = tiny()
         config.update(changes)
-        with pytest.MonkeyPatch.context() as monkeypatch:
-            _shrink(monkeypatch)
-            run(config, workdir, jax.devices()[:1])
+        with locked(shared_folder / f'{name}.lock', busy=lambda: None):
+            if compiled.exists():  # by another process
+                shutil.copytree(compiled, compilation_cache, dirs_exist_ok=True)
+                return workdir
+            with pytest.MonkeyPatch.context() as monkeypatch:
+                _shrink(monkeypatch)
+                run(config, workdir, jax.devices()[:1])
+            shutil.copytree(compilation_cache, compiled)
         return workdir
 
     return finish
@@ -101,6 +134,8 @@ def finished(finish):
 @pytest.fixture(scope='session')
 def assert_same_run():
     """Compares what two runs left, bit for bit, but for times."""
+    import jax
+    import orbax.checkpoint as ocp
 
     def arrays(workdir, name):
         (step,) = sorted((workdir / 'checkpoints' / name).iterdir(), key=lambda path: int(path.name))[-1:]

@@ -8,7 +8,7 @@ import pytest
 
 from input_pipeline import color
 
-IMAGES = jax.random.uniform(jax.random.key(0), (8, 5, 4, 3))
+IMAGES = np.random.default_rng(0).random((8, 5, 4, 3), np.float32)
 NEUTRAL = {'brightness': 1.0, 'contrast': 1.0, 'saturation': 1.0, 'hue': 0.0}
 
 

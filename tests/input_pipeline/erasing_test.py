@@ -1,11 +1,10 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from input_pipeline.erasing import random_cutout, random_erasing
 
 COUNT, HEIGHT, WIDTH = 1000, 8, 6
-IMAGES = jnp.ones((COUNT, HEIGHT, WIDTH, 3))
+IMAGES = np.ones((COUNT, HEIGHT, WIDTH, 3), np.float32)
 KEYS = jax.random.split(jax.random.key(0), COUNT)
 
 
