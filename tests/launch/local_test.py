@@ -42,10 +42,12 @@ def test_two_processes_compute_together_and_the_death_of_one_ends_the_other(tmp_
     process = start(
         ROOT / 'tests/launch/together.py', tmp_path, before=('--devices_per_process=2',), env=environ
     )
-    process.stdout.readline()
-    output, started = process.stdout.readline(), time.monotonic()
-    rest, errors = process.communicate(timeout=120)
-    assert 'all agree' in output + rest, errors
+    try:
+        agreed, started = any('all agree' in line for line in process.stdout), time.monotonic()
+        errors = process.communicate(timeout=120)[1]
+    finally:
+        process.terminate()  # and so those that it started
+    assert agreed, errors
     assert 'error: process 1 (' in errors
     assert 'ended unexpectedly; run the same command again to continue' in errors
     assert process.returncode == 137
@@ -77,21 +79,29 @@ def test_process_0_is_shown_and_the_errors_of_others_have_their_number(program):
     assert process.returncode == 0
 
 
-def test_the_exit_code_is_that_of_the_first_that_failed(program):
-    process = start(
-        program('if index == 2: sys.exit(7)\ntime.sleep(1)\nsys.exit(1)'), processes=3, separator=()
-    )
-    process.communicate(timeout=20)
+def test_the_exit_code_is_that_of_the_first_that_failed(program, tmp_path):
+    text = f"""
+failed = {str(tmp_path / 'failed')!r}
+if index == 2:
+    open(failed, 'w')
+    sys.exit(7)
+while not os.path.exists(failed):
+    time.sleep(0.01)
+time.sleep(1)
+sys.exit(1)
+"""
+    process = start(program(text), processes=3, separator=())
+    process.communicate(timeout=60)
     assert process.returncode == 7
 
 
-def test_a_signal_reaches_all(program):
+def test_a_signal_reaches_all(program, tmp_path):
     heard = 'signal.signal(signal.SIGTERM, lambda *_: sys.exit(f"stopped {index}"))'
-    process = start(program(f'{heard}\nprint("ready", flush=True)\ntime.sleep(20)'))
-    process.stdout.readline()
-    time.sleep(0.5)  # until the other is there, too
+    process = start(program(f'{heard}\nopen({str(tmp_path)!r} + f"/ready {{index}}", "w")\ntime.sleep(60)'))
+    while len(list(tmp_path.glob('ready *'))) < 2 and process.poll() is None:
+        time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    errors = process.communicate(timeout=20)[1]
+    errors = process.communicate(timeout=60)[1]
     assert '[1] stopped 1\n' in errors  # in a write of its own
     assert 'stopped 0' in errors
 

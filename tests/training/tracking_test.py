@@ -13,6 +13,12 @@ from PIL import Image
 from training.tracking import Tracker
 
 
+@pytest.fixture(autouse=True)
+def _wandb_folders(tmp_path_factory, monkeypatch):
+    for name in ('DATA', 'CACHE', 'CONFIG'):
+        monkeypatch.setenv(f'WANDB_{name}_DIR', str(tmp_path_factory.mktemp(name)))
+
+
 def wandb_config(**changes):
     defaults = {'mode': 'disabled', 'project': 'tests', 'entity': '', 'name': '', 'upload_checkpoint': False}
     return ConfigDict(defaults | changes)
@@ -46,7 +52,7 @@ def wandb_records(path):
 
 def wait_for_logs(workdir, count):
     """The records of each start's .wandb file by their type, once wandb's own process has written them."""
-    for _ in range(100):
+    for _ in range(600):
         files = sorted(workdir.glob('wandb/offline-run-*/*.wandb'), key=lambda file: file.parent.name)
         logs = [defaultdict(list) for _ in files]
         for log, file in zip(logs, files, strict=True):
