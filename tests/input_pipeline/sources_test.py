@@ -118,10 +118,19 @@ def test_damaged_description_is_named(dataset_config, tiny, file):
 
 
 def test_undecodable_image_is_named(dataset_config, tiny, monkeypatch):
+    decode, sizes = decoding.decode, []
+
+    def decode_but_record_7(encoded, *args, **keys):
+        if sum(sizes) <= 7 < sum(sizes) + len(encoded):
+            encoded[7 - sum(sizes)] = b'no image'
+        sizes.append(len(encoded))
+        return decode(encoded, *args, **keys)
+
     monkeypatch.setattr(records, '_CHUNK_BYTES', 5 * 8 * 8 * 3)
-    monkeypatch.setattr(decoding, '_FORMATS', ('GIF',))
-    with pytest.raises(DataError, match='image in record 0 is damaged'):
+    monkeypatch.setattr(decoding, 'decode', decode_but_record_7)
+    with pytest.raises(DataError, match='image in record 7 is damaged'):
         sources.load(dataset_config)
+    assert len(sizes) > 1
 
 
 def test_size_that_is_not_declared_is_that_of_the_first_image(dataset_config, write_tiny):
