@@ -21,9 +21,17 @@ pytestmark = pytest.mark.usefixtures('config')
 DEVICES = jax.devices()[:1]
 
 
+@pytest.fixture(scope='module')
+def restored():
+    return {}
+
+
 @pytest.fixture
-def model(finished):
-    return Classifier(str(finished), devices=DEVICES)
+def model(finished, restored):
+    """The same for all tests, but restored in one, where the models are small."""
+    if not restored:
+        restored['model'] = Classifier(str(finished), devices=DEVICES)
+    return restored['model']
 
 
 @pytest.fixture(scope='module')
@@ -82,7 +90,8 @@ def test_images_come_in_many_ways(finished, images, tmp_path):
     assert model.step == 18
 
 
-def test_few_numbers_of_images_are_compiled_for(model, images):
+def test_few_numbers_of_images_are_compiled_for(finished, images):
+    model = Classifier(finished, devices=DEVICES)
     for count in range(1, 65, 3):
         assert model.probabilities(images[:count]).shape == (count, 10)
     (compiled,) = model._compiled.values()
