@@ -113,16 +113,13 @@ def _evaluate(common: dict) -> None:
     from training.evaluation import evaluate
     from training.evaluation_metrics import describe_accuracy
 
+    predictions = _PREDICTIONS.value and Path(_PREDICTIONS.value)
     result = evaluate(
-        Path(_WORKDIR.value),
-        split=_SPLIT.value,
-        dataset=_DATASET.value,
-        predictions=_PREDICTIONS.value,
-        **common,
+        Path(_WORKDIR.value), split=_SPLIT.value, dataset=_DATASET.value, predictions=predictions, **common
     )
     print(f'{result["dataset"]} {result["split"]}, {result["count"]:,} images, {_checkpoint(result)}')
-    if _PREDICTIONS.value:
-        print(f'predictions         {_PREDICTIONS.value}')
+    if predictions:
+        print(f'predictions         {predictions}')
     if 'loss' not in result:
         print('no labels: nothing to compare with')
         return

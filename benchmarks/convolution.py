@@ -6,7 +6,6 @@ Prints milliseconds for the forward pass and for both gradients, each the least 
 that other load hits all alike. PyTorch (channels_last) takes part where it is installed.
 """
 
-import os
 import pathlib
 import sys
 from functools import partial
@@ -18,6 +17,7 @@ from jax import lax
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from benchmarks.throughput import least_seconds
+from input_pipeline import decoding
 from jax_models.cpu_convolution import conv_general_dilated
 
 _WIDTH = flags.DEFINE_integer('width', 64, 'Channels of the first stage.', lower_bound=1)
@@ -59,7 +59,7 @@ def _jax_functions(convolve, batch, size, channels, features, kernel, stride):
 def _torch_functions(batch, size, channels, features, kernel, stride):
     import torch
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(decoding.core_count())
     draw = partial(torch.randn, dtype=torch.float32)
     images = draw(batch, channels, size, size).to(memory_format=torch.channels_last)
     weights = draw(features, channels, kernel, kernel).to(memory_format=torch.channels_last)

@@ -24,7 +24,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from configs import default
+from configs import resnet18_faces_original
 from input_pipeline import decoding
 from input_pipeline.augment import create_augmentation
 from input_pipeline.encoded import EncodedImages
@@ -34,16 +34,6 @@ from training.steps import augment_batch
 
 SIDE = 112
 EPOCHS = 10**6  # more than are ever read
-R1 = {
-    'flip': True,
-    'brightness': 0.2,
-    'contrast': 0.3,
-    'saturation': 0.3,
-    'hue': 0.1,
-    'rotation': 5.0,
-    'perspective': 0.5,
-    'blur': 3,
-}
 
 
 def main():
@@ -126,9 +116,7 @@ def our_batches(shards: list[tuple[Path, int]], arguments) -> Iterator:
 
 def augmentation(batch_size: int) -> Callable:
     """Returns what makes a batch float32 on the device, augmented and normalised."""
-    config = default.get_config().augmentation
-    config.update(R1)
-    before, after = create_augmentation(config)
+    before, after = create_augmentation(resnet18_faces_original.get_config().augmentation)
     step = jax.jit(
         partial(
             augment_batch,

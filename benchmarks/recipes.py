@@ -34,6 +34,7 @@ from training.run import run
 
 # What `train_in_torch` makes: these values of these keys, and any of the others.
 BUILT = {
+    'model.name': ('simple_cnn', 'resnet', *torch_models.STAGE_SIZES),
     'optimizer.name': ('sgd', 'adam'),
     'schedule.name': ('cosine',),
     'schedule.interval': ('epoch',),
@@ -41,7 +42,7 @@ BUILT = {
 HEEDED = re.compile(
     r'epochs|batch_size|seed|dataset\.(name|data_dir|validation(_seed)?|watch_test|normalization)'
     r'|augmentation\.(crop_padding|flip|cutout)'
-    r'|model\.(name|width|hidden|stem|stage_sizes|(shortcut_)?kernel_sizes|se|se_reduction|head_sizes|dropout)'
+    r'|model\.(width|hidden|stem|stage_sizes|(shortcut_)?kernel_sizes|se|se_reduction|head_sizes|dropout)'
     r'|model\.max_parameters|optimizer\.(learning_rate|momentum|nesterov|weight_decay|clip_value)'
     r'|optimizer\.lookahead_(steps|alpha)|schedule\.t_max'
 )
@@ -67,6 +68,7 @@ def main():
         config.epochs = arguments.epochs
 
     split = 'val' if config.dataset.validation else 'test'
+    config.dataset.watch_test = split == 'test'
     with tempfile.TemporaryDirectory() as workdir:
         results = run(config, Path(workdir))
         lines = (Path(workdir) / 'metrics.jsonl').read_text().splitlines()
@@ -88,11 +90,14 @@ def main():
 def not_built(config: ConfigDict) -> list[str]:
     """Returns the keys whose values `train_in_torch` does not heed."""
     flat, defaults = flatten(config), flatten(default.get_config())
-    return [
+    others = [
         f'{key}={value}'
         for key, value in flat.items()
         if (value not in BUILT[key] if key in BUILT else value != defaults[key] and not HEEDED.fullmatch(key))
     ]
+    if config.model.dropout and not config.model.head_sizes:
+        others.append(f'model.dropout={config.model.dropout} without head_sizes')
+    return others
 
 
 def train_in_torch(config: ConfigDict, split: str) -> Iterator[dict]:

@@ -11,6 +11,7 @@ device of this machine; where that is a CPU, from an assumed one of a GPU too.
 
 import argparse
 import json
+import math
 import os
 import re
 import subprocess
@@ -172,7 +173,9 @@ def collectives(program: str) -> list[Collective]:
     found = []
     for match in COLLECTIVE.finditer(program):
         arrays = re.findall(r'(\w+)\[([\d,]*)\]', match['shapes'])
-        sizes = [BYTES[dtype] * _product(shape) for dtype, shape in arrays]
+        sizes = [
+            BYTES[dtype] * math.prod(map(int, filter(None, shape.split(',')))) for dtype, shape in arrays
+        ]
         found.append(Collective(match['name'], len(sizes), sum(sizes)))
     return found
 
@@ -231,13 +234,6 @@ def scaling_table(milliseconds: float, source: str, operations: list[Collective]
         efficiencies = f'{alone / seconds:.1%}', f'{alone / hidden:.1%}'
         table.add_row(network.name, str(network.devices), f'{1000 * seconds:,.1f}', *efficiencies)
     return table
-
-
-def _product(shape: str) -> int:
-    product = 1
-    for side in filter(None, shape.split(',')):
-        product *= int(side)
-    return product
 
 
 if __name__ == '__main__':

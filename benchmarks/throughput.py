@@ -13,6 +13,7 @@ share a heap, and our settings of it. Printed are the medians of the rounds. Run
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -98,7 +99,8 @@ def parse_arguments() -> argparse.Namespace:
     if '--pytorch' not in sys.argv:
         keep_freed_memory()  # before the next line starts JAX's threads
     gpu = jax.default_backend() == 'gpu'
-    parser.add_argument('--model', default='resnet18', choices=model_names())
+    models = [name for name in model_names() if re.fullmatch(r'resnet\d+', name)]
+    parser.add_argument('--model', default='resnet18', choices=models)
     parser.add_argument('--width', type=int, default=64, help='channels of the first stage')
     parser.add_argument('--batch_size', type=int, default=512 if gpu else 128, help='images a step')
     parser.add_argument('--precision', default='auto', choices=('auto', 'float32', 'bfloat16'))
@@ -301,7 +303,7 @@ def least_seconds(functions: dict[str, Callable[[], object]], repeats: int) -> d
 
 
 def step_flops(experiment: Experiment) -> float:
-    """Returns a step's: three times the forward pass's, as summary.Module counts it."""
+    """Returns a step's: three times the forward pass's, as summary.ModuleInfo counts it."""
     parts = summary.modules(experiment.model, experiment.dataset.image_shape)
     return 3 * sum(part.flops for part in parts) * experiment.config.batch_size
 

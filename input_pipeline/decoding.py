@@ -37,7 +37,7 @@ class UndecodableImage(Exception):
 
 
 def decode(encoded: list[bytes], shape: tuple[int, int, int], *, resize: bool = False) -> np.ndarray:
-    """Returns uint8[n, *shape] from n PNG, JPEG or WebP files.
+    """Returns uint8[n, *shape] from n PNG, JPEG, WebP, BMP or GIF files.
 
     With `resize`, images may have any size and `shape` is square: their short side becomes its side, then
     the square in the middle is cut out (torchvision's Resize, with antialias, and CenterCrop on PIL images).

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from input_pipeline import DataError, decoding
+from input_pipeline import REPAIR, DataError, decoding
 
 
 def other_size(shape: tuple[int, int, int], what: str, reason: str) -> DataError:
@@ -31,8 +31,6 @@ class EncodedImages:
       nbytes: of the decoded array.
       filename: of what is stored beside them (see cache.read_index); changes when they do.
     """
-
-    dtype = np.dtype(np.uint8)
 
     def __init__(
         self,
@@ -87,8 +85,7 @@ class EncodedImages:
                     what = f'record {records[index]:,} of {path}'
                     raise other_size(self.shape[1:], what, reason) from None
                 raise DataError(
-                    f'{path}: the image in record {records[index]:,} is damaged ({reason}). Remove that '
-                    'folder, so that the dataset is prepared anew, or copy it again from where it came from.'
+                    f'{path}: the image in record {records[index]:,} is damaged ({reason}). {REPAIR}'
                 ) from None
         return images
 

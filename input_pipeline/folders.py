@@ -66,8 +66,8 @@ def scan(folder: Path) -> Listing:
     """
     if not folder.is_dir():
         raise DataError(f'config.dataset.folder: {folder} is no folder.')
-    files = list(_files(folder))
-    images = [file for file in files if _is_image(file[0])]
+    files = list(walk(folder))
+    images = [file for file in files if _in_folder(file[0]) and is_image(file[0])]
     only_classes = _are_classes(path for path, *_ in images)
     found: dict[str, list[tuple[str | None, str, int, int]]] = {}
     for path, size, mtime_ns in images:
@@ -85,10 +85,14 @@ def scan(folder: Path) -> Listing:
     return Listing(folder, tuple(class_names), splits, len(files) - len(images))
 
 
-def _files(folder: Path) -> Iterator[tuple[str, int, int]]:
-    """Yields relative path, size and modification time of every file outside of hidden folders."""
+def walk(folder: Path) -> Iterator[tuple[str, int, int]]:
+    """Yields relative path, size and modification time of every file outside of hidden folders.
 
-    def walk(path: str, relative: str, above: tuple) -> Iterator[tuple[str, int, int]]:
+    Raises:
+        DataError: a folder cannot be read.
+    """
+
+    def below(path: str, relative: str, above: tuple) -> Iterator[tuple[str, int, int]]:
         with os.scandir(path) as entries:
             for entry in entries:
                 name = relative + entry.name
@@ -101,18 +105,22 @@ def _files(folder: Path) -> Iterator[tuple[str, int, int]]:
                 if not entry.is_dir():
                     yield name, state.st_size, state.st_mtime_ns
                 elif not entry.name.startswith('.') and key not in above:  # else a link back up
-                    yield from walk(entry.path, f'{name}/', (*above, key))
+                    yield from below(entry.path, f'{name}/', (*above, key))
 
     state = folder.stat()
     try:
-        yield from walk(str(folder), '', ((state.st_dev, state.st_ino),))
+        yield from below(str(folder), '', ((state.st_dev, state.st_ino),))
     except OSError as error:
-        raise DataError(f'config.dataset.folder: cannot list {error.filename}: {error.strerror}.') from error
+        raise DataError(f'Cannot list {error.filename}: {error.strerror}.') from error
 
 
-def _is_image(path: str) -> bool:
-    *folders, name = path.removeprefix('cls_data/').split('/')
-    return bool(folders) and name.lower().endswith(SUFFIXES) and not name.startswith('.')
+def is_image(path: str) -> bool:
+    """Whether a file is an image to go by its name, and not hidden."""
+    return path.lower().endswith(SUFFIXES) and not path.rpartition('/')[2].startswith('.')
+
+
+def _in_folder(path: str) -> bool:
+    return '/' in path.removeprefix('cls_data/')
 
 
 def _are_classes(paths: Iterable[str]) -> bool:

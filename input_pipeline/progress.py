@@ -19,7 +19,8 @@ def track(items: Iterable[Item], total: int, title: str, size: Callable[[Item], 
         print(title, file=sys.stderr, flush=True)
         yield from items
         return
-    columns = TextColumn('{task.description}'), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    text = TextColumn('{task.description}', markup=False)  # of paths, whose brackets are no markup
+    columns = text, BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=total)
         for item in items:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from input_pipeline import DataError, decoding
+from input_pipeline import REPAIR, DataError, decoding
 from input_pipeline.encoded import other_size
 
 _CHUNK = 1000  # records that are read at once, or fewer that take so many bytes, encoded or decoded
@@ -70,10 +70,7 @@ def find(name: str, data_dir: Path) -> Prepared | None:
         splits = tuple(split['name'] for split in info['splits'])
         digest.update(json.dumps(info).encode())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f'{folder / "dataset_info.json"} is damaged ({error}). Remove that folder, so that the dataset '
-            'is prepared anew, or copy it again from where it came from.'
-        ) from error
+        raise DataError(f'{folder / "dataset_info.json"} is damaged ({error}). {REPAIR}') from error
     return Prepared(name, folder, versions[-1], splits, tuple(formats), digest.hexdigest())
 
 
@@ -110,6 +107,7 @@ class Records:
         shards: files, and how many records each holds.
         encoded_bytes: of all these files.
         resize: whether images are resized to that shape.
+        as_first: whether that shape is the first image's, which others may not have.
 
     Raises:
         DataError: on features that are not those of image classification, and on missing, truncated or
@@ -241,6 +239,5 @@ class Records:
 
     def _damaged(self, what: str) -> DataError:
         return DataError(
-            f'Split {self.split} of the dataset in {self.folder} cannot be used: {what}. Remove that folder, '
-            'so that the dataset is prepared anew, or copy it again from where it came from.'
+            f'Split {self.split} of the dataset in {self.folder} cannot be used: {what}. {REPAIR}'
         )

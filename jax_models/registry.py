@@ -97,6 +97,8 @@ def create_model(
     linear = partial(Linear, dtype=dtype, kernel_init=linear_init)
     norm = partial(BatchNorm, axis_name=axis_name, groups=batch_norm_groups)
     cosine = partial(CosineLinear, scale=config.cosine_scale, kernel_init=linear_init)
+    gate = partial(SqueezeExcitation, conv=conv, reduction=config.se_reduction)
+    stem_gate, block_gate = {'none': (None, None), 'stem': (gate, None), 'blocks': (None, gate)}[config.se]
     parts = {
         'num_classes': num_classes,
         'width': config.width,
@@ -105,10 +107,6 @@ def create_model(
         'activation': ACTIVATIONS[config.activation],
         'dropout': config.dropout,
         'dtype': dtype,
-    }
-    gate = partial(SqueezeExcitation, conv=conv, reduction=config.se_reduction)
-    stem_gate, block_gate = {'none': (None, None), 'stem': (gate, None), 'blocks': (None, gate)}[config.se]
-    parts |= {
         'norm': norm,
         'linear': linear,
         'hidden': config.hidden,

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from rich.table import Table
 
 from jax_models.layers import Linear
@@ -17,10 +16,10 @@ from jax_models.layers import Linear
 
 def parameter_count(params: Mapping) -> int:
     """Returns the number of entries in a tree of arrays or shapes."""
-    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))
+    return sum(x.size for x in jax.tree.leaves(params))
 
 
-class Module(NamedTuple):
+class ModuleInfo(NamedTuple):
     """A part of a model: name, output shape of one image, number of parameters, and the work of one image.
 
     `flops` are the floating-point operations of convolutions and linear layers, a multiply-add counting as
@@ -33,7 +32,7 @@ class Module(NamedTuple):
     flops: int
 
 
-def modules(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Module]:
+def modules(model: nn.Module, image_shape: tuple[int, int, int]) -> list[ModuleInfo]:
     """Returns the parts that have parameters, in the order of their computation, and what is left of them."""
     logits, variables = abstract_outputs(model, image_shape)
     params, outputs, work = variables['params'], {}, Counter()
@@ -51,17 +50,17 @@ def modules(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Module]
     with nn.intercept_methods(note):
         jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, _one_image(image_shape))
     parts = [
-        Module(name, shape, parameter_count(params[name]), work[name])
+        ModuleInfo(name, shape, parameter_count(params[name]), work[name])
         for name, shape in outputs.items()
         if name in params
     ]
     own = parameter_count({name: value for name, value in params.items() if name not in outputs})
     if own:
-        parts.append(Module('(its own)', logits.shape[1:], own, 0))
+        parts.append(ModuleInfo('(its own)', logits.shape[1:], own, 0))
     return parts
 
 
-def table(model: nn.Module, parts: Sequence[Module]) -> Table:
+def table(model: nn.Module, parts: Sequence[ModuleInfo]) -> Table:
     """Returns a rich table of a model's parts; operations are those of one image, forward."""
     result = Table('module', 'output', title=type(model).__name__, title_justify='left', show_footer=True)
     parameters, flops = sum(part.parameters for part in parts), sum(part.flops for part in parts)

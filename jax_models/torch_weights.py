@@ -40,6 +40,14 @@ def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     }
 
 
+def as_numpy(value: Any) -> np.ndarray:
+    """Returns arrays, and tensors of PyTorch on any device, as NumPy's; fractions of tensors as float32."""
+    if hasattr(value, 'detach'):
+        value = value.detach().cpu()
+        value = value.float() if value.is_floating_point() else value  # NumPy has no bfloat16
+    return np.asarray(value)
+
+
 def from_torch(state_dict: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
     """Returns variables like the given ones with the values of a PyTorch state dict.
 
@@ -52,7 +60,7 @@ def from_torch(state_dict: Mapping[str, Any], variables: Mapping[str, Any]) -> d
     Raises:
       ValueError: names are missing or left over, or shapes differ; all are listed.
     """
-    given = {_torchvision_name(name): np.asarray(value) for name, value in state_dict.items()}
+    given = {_torchvision_name(name): as_numpy(value) for name, value in state_dict.items()}
     given = {name: value for name, value in given.items() if not name.endswith('num_batches_tracked')}
     converted, problems = {}, []
     for path, array in flatten_dict(dict(variables)).items():

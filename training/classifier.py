@@ -12,10 +12,11 @@ from scipy.special import softmax
 
 from input_pipeline import DataError
 from input_pipeline.files import Picture, fit_image
-from input_pipeline.folders import SUFFIXES
+from input_pipeline.folders import SUFFIXES, is_image, walk
 from input_pipeline.loaders import Resident
 from input_pipeline.progress import track
 from input_pipeline.sources import Split
+from jax_models.torch_weights import as_numpy
 from training.evaluation import Evaluator, check_output, restore, saved_config
 from training.tracking import write_csv
 
@@ -110,9 +111,8 @@ class Classifier:
 
 def _as_numpy(images):
     """Returns arrays of JAX and tensors of PyTorch as NumPy's, anything else as it is."""
-    return (
-        np.asarray(images) if hasattr(images, '__array__') and not isinstance(images, Image.Image) else images
-    )
+    is_array = hasattr(images, '__array__') and not isinstance(images, Image.Image)
+    return as_numpy(images) if is_array else images
 
 
 def classify(
@@ -141,8 +141,8 @@ def classify(
     """
     if predictions is not None:
         check_output('predictions', predictions)
-    files = sorted(path for path in folder.rglob('*') if path.is_file())
-    paths = [path for path in files if path.suffix.lower() in SUFFIXES]
+    files = sorted(path for path, *_ in walk(folder)) if folder.is_dir() else []
+    paths = [folder / path for path in files if is_image(path)]
     if not paths:
         raise DataError(
             f'--folder={folder}: there is no such folder, or no image ({", ".join(SUFFIXES)}) in it.'
@@ -166,7 +166,9 @@ def classify(
         for path, row in zip(images, classifier.probabilities(np.stack([*images.values()])), strict=True):
             best = int(row.argmax())
             name = classifier.class_names[best]
-            rows.append((path.relative_to(folder).as_posix(), best, name, round(float(row[best]), 6)))
+            image = path.relative_to(folder).as_posix().encode(errors='surrogateescape')
+            image = image.decode(errors='backslashreplace')  # names that are not UTF-8
+            rows.append((image, best, name, round(float(row[best]), 6)))
     if not rows:
         raise DataError(f'--folder={folder}: no image in it can be read.')
     if predictions is not None and is_main:

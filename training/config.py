@@ -75,12 +75,16 @@ def _between(low: float, high: float) -> Rule:
 
 
 def _model(name: str) -> str | None:
+    if ':' not in name:
+        wrong = _one_of(*model_names())(name)
+        return wrong and f'{wrong}, or module:Class of a Flax module of your own'
     try:
         field_names(name)
-    except KeyError:
-        return f'{_one_of(*model_names())(name)}, or module:Class of a Flax module of your own'
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        return f'a Flax module that Python can import (PYTHONPATH says from where), but {error}'
+    except Exception as error:  # of whatever the module does
+        return (
+            'a Flax module that Python can import (PYTHONPATH says from where), but '
+            f'{type(error).__name__}: {error}'
+        )
     return None
 
 

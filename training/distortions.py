@@ -19,7 +19,7 @@ from input_pipeline.streaming import Streaming
 from training import plots
 from training.evaluation import Evaluator, check_output, find_loader, restore, saved_config
 from training.experiment import Experiment
-from training.tracking import write_csv, write_json
+from training.tracking import if_writable, write_csv, write_json
 
 SEVERITIES = 5
 LABELS = 'labels.npy'
@@ -103,7 +103,8 @@ def evaluate_distortions(
     if test is not None:
         result['clean_accuracy'] = float(np.mean(predict(test) == test.labels))
     if is_main:
-        _save(result, workdir)
+        with if_writable(workdir):
+            _save(result, workdir)
     return result
 
 

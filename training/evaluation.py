@@ -31,7 +31,7 @@ from training.experiment import (
 from training.feeds import StreamingFeed
 from training.parallel import SUMS
 from training.processes import in_turn
-from training.tracking import write_csv, write_json
+from training.tracking import if_writable, write_csv, write_json
 
 
 class Evaluator:
@@ -129,7 +129,7 @@ def evaluate(
       DataError: the dataset cannot be loaded or has other classes, or `predictions` not be written.
     """
     if predictions is not None:
-        check_output('predictions', Path(predictions))
+        check_output('predictions', predictions)
     experiment, variables, step = restore(saved_config(workdir, data_dir), workdir, checkpoint, devices)
     config = experiment.config.dataset
     if split is None:
@@ -140,7 +140,7 @@ def evaluate(
     logits = Evaluator(experiment, loader).outputs(run, variables)
     labels, names = loader.labels, experiment.dataset.class_names
     if predictions is not None and experiment.execution.is_main:
-        _write_predictions(Path(predictions), loader.ids, labels, logits)
+        _write_predictions(predictions, loader.ids, labels, logits)
     result = {'checkpoint': checkpoint, 'step': step, 'dataset': dataset, 'split': split}
     if checkpoint == 'best':
         result['selected_on'] = selection_split(experiment.config) or 'last epoch'
@@ -149,21 +149,22 @@ def evaluate(
     result |= {'class_names': names, **summarize(logits, labels)}
     if not experiment.execution.is_main:
         return result
-    stem = f'{checkpoint}-{result["dataset"]}-{split}'
-    write_json(workdir / 'evaluations' / f'{stem}.json', result)
+    stem = f'{checkpoint}-{dataset.replace("/", "_")}-{split}'
     source = Path(config.folder).name if config.folder and dataset == config.name else dataset
     title = f'{workdir.name}, {checkpoint} (step {step:,}), {source} {split}'
     if result.get('selected_on') == 'test':
         title += ', CHOSEN ON TEST'
-    if result['confusion_matrix']:
-        matrix = np.array(result['confusion_matrix'])
-        plots.confusion_matrix(matrix, names, workdir / 'plots' / f'confusion_matrix-{stem}.png', title=title)
-    plots.reliability_diagram(
-        result['calibration_bins'],
-        workdir / 'plots' / f'reliability-{stem}.png',
-        title=title,
-        calibration_error=result['expected_calibration_error'],
-    )
+    with if_writable(workdir):
+        write_json(workdir / 'evaluations' / f'{stem}.json', result)
+        if result['confusion_matrix']:
+            file = workdir / 'plots' / f'confusion_matrix-{stem}.png'
+            plots.confusion_matrix(np.array(result['confusion_matrix']), names, file, title=title)
+        plots.reliability_diagram(
+            result['calibration_bins'],
+            workdir / 'plots' / f'reliability-{stem}.png',
+            title=title,
+            calibration_error=result['expected_calibration_error'],
+        )
     return result
 
 
@@ -285,8 +286,9 @@ def _check_dataset(experiment: Experiment, name: str, found: sources.Dataset) ->
     trained_on = experiment.dataset
     if name == experiment.config.dataset.name:
         check_classes(trained_on.class_names, found)
-    elif found.class_names == tuple(map(str, range(trained_on.num_classes))) != trained_on.class_names:
-        # As in datasets of TFDS that belong to another one, such as cifar10_1.
+    elif name.startswith(trained_on.name) and found.class_names == tuple(
+        map(str, range(trained_on.num_classes))
+    ):  # as cifar10_1 and cifar10_corrupted of TFDS have them
         if experiment.execution.is_main:
             print(
                 f'{name} only numbers its classes: taken in the order of {trained_on.name}', file=sys.stderr

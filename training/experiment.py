@@ -88,8 +88,13 @@ class Experiment:
 
     Attributes:
       config: resolved.
+      dataset: with the splits that the loaders read.
       loaders: train, and val and test where the config names or holds out such images.
+      normalize: of images, uint8 or float32 in 0 to 1, as the model wants them (normalization.py).
+      augment_batch: of a batch and a step's number, to images and targets as training sees them.
+      execution: of compiled steps on the devices.
       model: as trained; `create_model` again for another use.
+      optimizer: without a rate, which each step gives it.
       steps: per epoch, the smaller last one included where it is kept.
       paired: the pairs of `config.verification` with their images, where it names any.
     """
@@ -128,6 +133,7 @@ class Experiment:
         return jax.eval_shape(self._create_state)
 
     def train_step(self) -> Callable:
+        """Returns what training.steps.create_train_step does for this experiment."""
         return create_train_step(
             self.config,
             self.model,
@@ -138,6 +144,7 @@ class Experiment:
         )
 
     def predict_step(self) -> Callable:
+        """Returns what training.steps.create_predict_step does for this experiment."""
         return create_predict_step(self.model, normalize=self.normalize)
 
     def feature_step(self, *, flip: bool) -> Callable:

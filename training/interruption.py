@@ -3,6 +3,14 @@
 import os
 import signal
 import threading
+from typing import NoReturn
+
+
+def exit_now(code: int) -> NoReturn:
+    """Ends the process on the spot, but gives a terminal its cursor back, which a progress bar hides."""
+    if os.isatty(1):
+        os.write(1, b'\x1b[?25h')
+    os._exit(code)
 
 
 class Interrupted(Exception):
@@ -40,7 +48,7 @@ class Interruption:
 
     def _handle(self, signum, _frame):
         if self.received is not None and signum == signal.SIGINT:
-            os._exit(128 + signum)
+            exit_now(128 + signum)
         self.received = signum
         if not self._shared:
             self.signum = signum

@@ -21,7 +21,7 @@ from training.interruption import Interrupted, Interruption
 from training.loss_scale import all_finite
 from training.parallel import SUMS
 from training.progress import Progress
-from training.resumption import BEST, check_data, find_last
+from training.resumption import BEST, find_last
 from training.schedules import hyperparameters
 from training.tracking import Tracker
 from training.verification import PER_EPOCH, Verifier
@@ -287,11 +287,10 @@ class Training:
 
     def _restored_state(self):
         """Returns the state of the last checkpoint, or None where there is none."""
-        found = find_last(self.checkpoints, self.config, self.experiment.steps)
+        found = find_last(self.checkpoints, self.experiment, self.workdir)
         if found is None:
             return None
         step, metadata, self.progress = found
-        check_data(metadata, self.experiment, self.workdir)
         state = self.checkpoints.restore('last', step, self.experiment.abstract_state())
         for name in BEST:  # one may have been saved without its `last`
             self.checkpoints.delete_from(name, step + 1)

@@ -1,9 +1,11 @@
 """Plots of a run, as one would put them into a report. Each is written at once and its path returned."""
 
+import functools
 import logging
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -29,9 +31,12 @@ _OTHER_FONTS = (
     *('Noto Sans CJK SC', 'Noto Sans CJK JP', 'WenQuanYi Zen Hei', 'Microsoft YaHei', 'Malgun Gothic'),
     *('Hiragino Sans', 'Arial Unicode MS', 'Noto Sans Devanagari', 'Noto Sans Thai', 'Nirmala UI', 'Tahoma'),
 )
-logging.getLogger('matplotlib.font_manager').setLevel(logging.ERROR)  # some of these have one weight only
-STYLE = matplotlib.rc_context(
-    {
+
+
+@functools.cache
+def _style() -> dict[str, Any]:
+    logging.getLogger('matplotlib.font_manager').setLevel(logging.ERROR)  # some fonts have one weight only
+    return {
         'font.family': ['DejaVu Sans', *filter(get_font_names().__contains__, _OTHER_FONTS)],
         'font.size': 10,
         'axes.titlesize': 10,
@@ -50,10 +55,27 @@ STYLE = matplotlib.rc_context(
         'figure.constrained_layout.w_pad': 0.08,
         'text.parse_math': False,  # a class or a run may be called a$b
     }
-)
 
 
-@STYLE
+def styled(draw: Callable[..., Path]) -> Callable[..., Path]:
+    """Has a function draw in the style of all plots."""
+
+    @functools.wraps(draw)
+    def drawing(*args, **keys):
+        with matplotlib.rc_context(_style()):
+            return draw(*args, **keys)
+
+    return drawing
+
+
+def new_figure(title: str, width: float, height: float) -> Figure:
+    """Returns an empty figure of a size in inches, with its title."""
+    figure = Figure(figsize=(width, height), dpi=DPI, layout='constrained')
+    figure.suptitle(title, x=0.1 / width, ha='left')
+    return figure
+
+
+@styled
 def learning_curves(
     records: Sequence[Mapping],
     path: Path,
@@ -71,8 +93,7 @@ def learning_curves(
         selected_on: what chose the best epoch, val or test, for the label.
         train_loss: what the loss on train has that the others have not, such as 'label smoothing'.
     """
-    figure = Figure(figsize=(10, 4.3), dpi=DPI, layout='constrained')
-    figure.suptitle(title, x=0.01, ha='left')
+    figure = new_figure(title, 10, 4.3)
     accuracy, loss = figure.subplots(1, 2)
     nats = 'loss (nats)' + (f', on train with {train_loss}' if train_loss else '')
     nats = textwrap.fill(nats, 42)  # as much as the axis is high
@@ -120,11 +141,10 @@ def epoch_axis(axes: Axes, epochs: Sequence[float]) -> None:
         axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
 
 
-@STYLE
+@styled
 def learning_rate(epochs: Sequence[float], rates: Sequence[float], path: Path, *, title: str) -> Path:
     """Draws the learning rates float[n] over the (fractional) epochs float[n] at which they hold."""
-    figure = Figure(figsize=(6.5, 3.8), dpi=DPI, layout='constrained')
-    figure.suptitle(title, x=0.015, ha='left')
+    figure = new_figure(title, 6.5, 3.8)
     axes = figure.subplots()
     axes.plot(epochs, rates, color=SPLITS['train'][1], marker=marker(epochs))
     whole = (0, int(epochs[-1]) + 1)
@@ -134,11 +154,10 @@ def learning_rate(epochs: Sequence[float], rates: Sequence[float], path: Path, *
     return save(figure, path)
 
 
-@STYLE
+@styled
 def parameters(names: Sequence[str], counts: Sequence[int], path: Path, *, title: str) -> Path:
     """Draws the parameters of each module, int[n], as bars from top to bottom."""
-    figure = Figure(figsize=(6.5, 1.3 + 0.24 * len(names)), dpi=DPI, layout='constrained')
-    figure.suptitle(title, x=0.015, ha='left')
+    figure = new_figure(title, 6.5, 1.3 + 0.24 * len(names))
     axes = figure.subplots()
     axes.set_title(f'{sum(counts):,} parameters', color=GREY)
     bars = axes.barh(range(len(names)), counts, color=SPLITS['train'][1])
@@ -152,7 +171,7 @@ def parameters(names: Sequence[str], counts: Sequence[int], path: Path, *, title
 
 
 def image_grid(
-    images: np.ndarray, path: Path, *, title: str, titles: Sequence[str] | None = None, columns: int = 8
+    images: np.ndarray, path: Path, *, title: str, titles: Sequence[str], columns: int = 8
 ) -> Path:
     """Shows images, uint8 or float32 in [0, 1], [n, height, width, 1, 3 or 4], each with its title below.
 
@@ -166,7 +185,7 @@ def image_grid(
     factor = max(1, 136 // max(height, width))
     height, width = height * factor, width * factor
     columns = min(columns, count)
-    gap, text, header = 10, 26 if titles else 0, 56  # pixels
+    gap, text, header = 10, 26, 56  # pixels
     rows = -(-count // columns)
     canvas_height = header + rows * (height + text + gap)
     canvas_width = max(gap + columns * (width + gap), 15 * len(title) + 2 * gap)
@@ -176,17 +195,16 @@ def image_grid(
         row, column = divmod(index, columns)
         top, left = header + row * (height + text + gap), gap + column * (width + gap)
         canvas[top : top + height, left : left + width] = image.repeat(factor, 0).repeat(factor, 1)
-        if titles:
-            figure.text(
-                left + width / 2,
-                canvas_height - top - height - 5,
-                _shortened(titles[index], width // 11),
-                transform=None,  # in pixels
-                ha='center',
-                va='top',
-                fontsize=8,
-                parse_math=False,
-            )
+        figure.text(
+            left + width / 2,
+            canvas_height - top - height - 5,
+            _shortened(titles[index], width // 11),
+            transform=None,  # in pixels
+            ha='center',
+            va='top',
+            fontsize=8,
+            parse_math=False,
+        )
     figure.figimage(canvas)
     figure.text(
         gap, canvas_height - 14, title, transform=None, va='top', fontsize=12, weight='bold', parse_math=False
@@ -194,7 +212,7 @@ def image_grid(
     return save(figure, path)
 
 
-@STYLE
+@styled
 def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str], path: Path, *, title: str) -> Path:
     """Draws counts int[classes, classes] (rows true, columns predicted) as per cent of each true class.
 
@@ -206,8 +224,8 @@ def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str], path: Path,
     percent = np.where(totals, 100 * matrix / np.maximum(totals, 1), np.nan)
     small = count <= 20
     side = max(4.5, 2.4 + 0.52 * count)  # inches
-    figure = Figure(figsize=(side + 1.2, side) if small else (8.5, 8.7), dpi=DPI, layout='constrained')
-    figure.suptitle(title, x=0.01, ha='left')
+    size = (side + 1.2, side) if small else (8.5, 8.7)
+    figure = new_figure(title, *size)
     axes = figure.subplots()
     correct, total = matrix.diagonal().sum(), matrix.sum()
     axes.set_title(f'{100 * correct / max(total, 1):.2f} % of {total:,} images correct', color=GREY)
@@ -238,9 +256,9 @@ def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str], path: Path,
     return save(figure, path)
 
 
-def _confusions(percent: np.ndarray, class_names: Sequence[str], shown: int = 5) -> str:
+def _confusions(percent: np.ndarray, class_names: Sequence[str]) -> str:
     errors = np.nan_to_num(percent * (1 - np.eye(len(percent))))
-    worst = [np.unravel_index(index, errors.shape) for index in np.argsort(-errors, axis=None)[:shown]]
+    worst = [np.unravel_index(index, errors.shape) for index in np.argsort(-errors, axis=None)[:5]]
     lines = [
         f'{errors[true, predicted]:.0f} % of {class_names[true]} taken for {class_names[predicted]}'
         for true, predicted in worst
@@ -249,7 +267,7 @@ def _confusions(percent: np.ndarray, class_names: Sequence[str], shown: int = 5)
     return 'Most frequent confusions:\n' + '\n'.join(lines)
 
 
-@STYLE
+@styled
 def reliability_diagram(bins: Mapping, path: Path, *, title: str, calibration_error: float) -> Path:
     """Draws accuracy against confidence (Guo et al. 2017).
 
@@ -261,8 +279,7 @@ def reliability_diagram(bins: Mapping, path: Path, *, title: str, calibration_er
     width = 1 / len(counts)
     centers = (np.arange(len(counts)) + 0.5) * width
     confidence, accuracy = _floats(bins['confidence']), _floats(bins['accuracy'])
-    figure = Figure(figsize=(5, 5.2), dpi=DPI, layout='constrained')
-    figure.suptitle(title, x=0.015, ha='left')
+    figure = new_figure(title, 5, 5.2)
     axes, shares = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     axes.set_title(f'expected calibration error {100 * calibration_error:.2f} %', color=GREY)
     axes.bar(centers, accuracy, width * 0.92, color='#A6D4F2')
@@ -277,15 +294,14 @@ def reliability_diagram(bins: Mapping, path: Path, *, title: str, calibration_er
     return save(figure, path)
 
 
-@STYLE
+@styled
 def distortions(
     accuracies: Mapping[str, Sequence[float]], path: Path, *, title: str, clean: float | None = None
 ) -> Path:
     """Draws accuracies of each distortion by severity, fractions, from the hardest to the easiest."""
     ordered = sorted(accuracies.items(), key=lambda item: np.mean(item[1]))
     names, percent = [name for name, _ in ordered], 100 * np.array([values for _, values in ordered])
-    figure = Figure(figsize=(6.5, 1.7 + 0.3 * len(names)), dpi=DPI, layout='constrained')
-    figure.suptitle(textwrap.fill(title, 60), x=0.01, ha='left')
+    figure = new_figure(textwrap.fill(title, 60), 6.5, 1.7 + 0.3 * len(names))
     axes = figure.subplots()
     undistorted = '' if clean is None else f', without distortion {100 * clean:.2f}'
     axes.set_title(f'accuracy (%): mean {percent.mean():.2f}{undistorted}', color=GREY)

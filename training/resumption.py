@@ -1,11 +1,13 @@
-"""Which checkpoint a run continues from, and whether its data are still the same."""
+"""Which checkpoint a run continues from, and whether its config and data are still the same."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from training import CheckpointError
 from training.checkpoints import KEPT, Checkpoints
+from training.config import different_keys
 from training.evaluation import check_classes
 from training.experiment import Experiment
 from training.progress import Progress, restored_progress
@@ -14,33 +16,47 @@ BEST = tuple(name for name in KEPT if name != 'last')  # checkpoints of the epoc
 
 
 def find_last(
-    checkpoints: Checkpoints, config: ConfigDict, steps_per_epoch: int
+    checkpoints: Checkpoints, experiment: Experiment, workdir: Path
 ) -> tuple[int, dict, Progress] | None:
     """Returns step, metadata and progress of the newest `last` of which the best ones are there, too.
 
     None: there is no checkpoint yet.
 
     Raises:
-      CheckpointError: each `last` lacks a best one; or the config does not continue it.
+      CheckpointError: config or data are another run's; or each `last` lacks a best one.
     """
+    if not (steps := checkpoints.steps('last')):
+        return None
+    config, newest = experiment.config, checkpoints.metadata('last', steps[-1])
+    # Again, now that nobody else trains here: meanwhile another run may have begun, of another config.
+    check_same_run(workdir, newest['config'], config)
+    _check_data(newest, experiment, workdir)
     missing: dict[Path, None] = {}
-    for step in reversed(steps := checkpoints.steps('last')):
+    for step in reversed(steps):
         metadata = checkpoints.metadata('last', step)
-        progress = restored_progress(metadata, config, begun=step % steps_per_epoch > 0)
-        best = {name: getattr(progress, f'{name}_epoch') * steps_per_epoch for name in BEST}
+        progress = restored_progress(metadata, config, begun=step % experiment.steps > 0)
+        best = {name: getattr(progress, f'{name}_epoch') * experiment.steps for name in BEST}
         lacking = [name for name, at in best.items() if at and at not in checkpoints.steps(name)]
         if not lacking:
             return step, metadata, progress
         missing |= {checkpoints.directory / name / str(best[name]): None for name in lacking}
-    if not steps:
-        return None
     raise CheckpointError(
         f'there is no {" and no ".join(map(str, missing))}, which the checkpoints in '
         f'{checkpoints.directory / "last"} need: put it back, or begin a new run in another --workdir.'
     )
 
 
-def check_data(metadata: dict, experiment: Experiment, workdir: Path) -> None:
+def check_same_run(workdir: Path, saved: Mapping, config: ConfigDict) -> None:
+    """Raises CheckpointError where a run's config, as it was saved, differs in what must not change."""
+    if different := different_keys(saved, config):
+        listed = '; '.join(f'config.{key} was {old!r}, is {new!r}' for key, (old, new) in different.items())
+        raise CheckpointError(
+            f'{workdir} holds a run with another config: {listed}. Continue it with its own values, or begin '
+            'a new run in another --workdir.'
+        )
+
+
+def _check_data(metadata: dict, experiment: Experiment, workdir: Path) -> None:
     """Raises CheckpointError unless the run of a checkpoint was trained on the data of this one."""
     dataset = experiment.dataset
     check_classes(metadata['dataset']['class_names'], dataset)

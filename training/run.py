@@ -21,6 +21,7 @@ from training.experiment import Experiment, augmented_images, check_training, cr
 from training.loop import Training
 from training.processes import check_shared
 from training.progress import Progress, restored_progress
+from training.resumption import check_same_run
 from training.schedules import highest_rate, warmup_epochs
 from training.tracking import Tracker, write_json
 from training.unused_keys import unused_keys
@@ -37,8 +38,8 @@ def run(config: ConfigDict, workdir: str | Path, devices: Sequence[jax.Device] |
 
     Raises:
       ConfigError, DataError: before anything is computed.
-      CheckpointError: `workdir` holds a run with another config or other data, a damaged one, or one that
-        another process is training.
+      CheckpointError: `workdir` holds a run with another config or other data, a damaged one, one without
+        its last checkpoint, or one that another process is training.
       NonFiniteLoss, Interrupted: as training.loop.Training.run.
     """
     configuration.check(config)
@@ -52,7 +53,7 @@ def run(config: ConfigDict, workdir: str | Path, devices: Sequence[jax.Device] |
     if steps := found.steps('last'):
         metadata = found.metadata('last', steps[-1])
         found.close()
-        _check_same_run(workdir, metadata['config'], config)
+        check_same_run(workdir, metadata['config'], config)
         if results := _finished(workdir, restored_progress(metadata, config), config):
             if not (workdir / 'config.json').exists() and not jax.process_index():  # what evaluation reads
                 write_json(workdir / 'config.json', metadata['config'])
@@ -61,6 +62,11 @@ def run(config: ConfigDict, workdir: str | Path, devices: Sequence[jax.Device] |
                 'new one.'
             )
             return _report(console, workdir, results)
+    elif (workdir / 'results.json').exists():
+        raise CheckpointError(
+            f'{workdir} holds the results of a run, but not its checkpoints/last: use another --workdir, or '
+            'remove results.json to train anew there.'
+        )
 
     experiment = create_experiment(config, devices)
     check_training(experiment)
@@ -105,15 +111,6 @@ def _alone(workdir: Path) -> Iterator[None]:
         yield
 
 
-def _check_same_run(workdir: Path, saved: dict, config: ConfigDict) -> None:
-    if different := configuration.different_keys(saved, config):
-        listed = '; '.join(f'config.{key} was {old!r}, is {new!r}' for key, (old, new) in different.items())
-        raise CheckpointError(
-            f'{workdir} holds a run with another config: {listed}. Continue it with its own values, or begin '
-            'a new run in another --workdir.'
-        )
-
-
 def _finished(workdir: Path, progress: Progress, config: ConfigDict) -> dict | None:
     """Returns the results where nothing is left to do."""
     file = workdir / 'results.json'
@@ -123,7 +120,9 @@ def _finished(workdir: Path, progress: Progress, config: ConfigDict) -> dict | N
     return results if results['epochs'] == progress.epoch else None  # else of a shorter run
 
 
-def _draw_beginning(experiment: Experiment, parts: list[summary.Module], workdir: Path) -> dict[str, Path]:
+def _draw_beginning(
+    experiment: Experiment, parts: list[summary.ModuleInfo], workdir: Path
+) -> dict[str, Path]:
     folder = workdir / 'plots'
     images, names = augmented_images(experiment, min(32, experiment.config.batch_size))
     title = f'{workdir.name}, training images'
@@ -133,7 +132,9 @@ def _draw_beginning(experiment: Experiment, parts: list[summary.Module], workdir
     return {'training_images': sheet, 'parameters': bars}
 
 
-def _describe(console: Console, experiment: Experiment, parts: list[summary.Module], workdir: Path) -> None:
+def _describe(
+    console: Console, experiment: Experiment, parts: list[summary.ModuleInfo], workdir: Path
+) -> None:
     config, dataset = experiment.config, experiment.dataset
     shape = dataset.image_shape
     console.print(summary.table(experiment.model, parts))

@@ -1,7 +1,8 @@
 """One step of training and of evaluation: pure functions that know nothing of devices.
 
 A batch is {'image': uint8[batch, height, width, channels], 'label': int32[batch], 'position':
-int32[batch]}: the position in the global batch, which keys each image's augmentation.
+int32[batch]}: the position in the global batch, which keys each image's augmentation. In evaluation it also
+has 'valid', bool[batch], which is False for what fills up the last one.
 """
 
 from collections.abc import Callable

@@ -1,12 +1,13 @@
 """What a run writes down: metrics.jsonl, results.json and, on request, Weights & Biases."""
 
+import contextlib
 import csv
 import itertools
 import json
 import math
 import secrets
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,18 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
-    with path.open('w', newline='') as file:
+    """Writes a line with the columns' names and one for each row."""
+    with path.open('w', newline='', encoding='utf-8') as file:
         csv.writer(file).writerows(itertools.chain([header], rows))
+
+
+@contextlib.contextmanager
+def if_writable(workdir: Path) -> Iterator[None]:
+    """Within it what was found about a run is written there: where that is not allowed, a warning says so."""
+    try:
+        yield
+    except OSError as error:
+        print(f'warning: {workdir} cannot be written to ({error.strerror}): not kept there', file=sys.stderr)
 
 
 class Tracker:
@@ -96,13 +107,13 @@ class Tracker:
 
         self._with_run(log)
 
-    def finish(self, results: Mapping[str, Any], best_checkpoint: Path | None) -> None:
+    def finish(self, results: Mapping[str, Any], best_checkpoint: Path) -> None:
         """Writes results.json, sends it and, where wanted, the checkpoint folder to wandb; ends the run."""
         if not self._active:
             return
         write_json(self._workdir / 'results.json', results)
         self._with_run(lambda run: run.summary.update(_plain(results)))
-        if best_checkpoint is not None and self._upload_checkpoint:
+        if self._upload_checkpoint:
             self._with_run(lambda run: _upload(run, best_checkpoint))
         self.close(exit_code=0)
 

@@ -21,7 +21,7 @@ from training.evaluation import (
 from training.experiment import Experiment, create_loader
 from training.pairs import PairedImages
 from training.processes import in_turn
-from training.tracking import write_csv, write_json
+from training.tracking import if_writable, write_csv, write_json
 from training.verification_metrics import summarize
 
 PER_EPOCH = ('eer', 'auc', 'accuracy')
@@ -188,11 +188,13 @@ def verify(
     result |= verifier.summarize(similarities, resamples=config.verification.resamples)
     if not is_main:
         return result
-    other = '' if images == config.verification.split else f'-{Path(images).resolve().name}'
+    own = folder is None and images == config.verification.split
+    other = '' if own else f'-{Path(images).resolve().name}'
     stem = f'{checkpoint}-{found.path.stem}{other}' + ('-flip' if flip else '')
-    write_json(workdir / 'evaluations' / f'{stem}.json', result)
     title = f'{workdir.name}, {checkpoint} (step {step:,}), {found.path.name}'
-    draw(paired, similarities, result, workdir / 'plots', title=title, suffix=f'-{stem}')
+    with if_writable(workdir):
+        write_json(workdir / 'evaluations' / f'{stem}.json', result)
+        draw(paired, similarities, result, workdir / 'plots', title=title, suffix=f'-{stem}')
     return result
 
 

@@ -27,15 +27,10 @@ def summarize(
         fold_accuracies: {fold: accuracy}.
 
     Raises:
-        ValueError: see `check_labels`; or scores that are not finite.
+        ValueError: see `check_labels`.
     """
     labels, scores = np.asarray(labels, bool), np.asarray(scores, np.float64)
     check_labels(labels, folds)
-    if not np.isfinite(scores).all():
-        raise ValueError(
-            f'{(~np.isfinite(scores)).sum()} of {len(scores)} scores are not finite, first pair '
-            f'{np.argmin(np.isfinite(scores))}: the weights have diverged or the images are damaged.'
-        )
     summary = {
         'pairs': len(labels),
         'genuine': int(labels.sum()),

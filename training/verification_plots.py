@@ -4,23 +4,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from training import plots
 from training.pairs import PairedImages
 from training.verification_metrics import equal_error_rate, roc
 
-BLUE, ORANGE, GREEN = '#0072B2', '#D55E00', '#009E73'
+BLUE, ORANGE, GREEN = (color for _, color in plots.SPLITS.values())
 _PER_CENT = FuncFormatter(lambda share, _: f'{100 * share:g}')
 HARDEST, COLUMNS = 12, 6  # pairs of each kind on the sheet, and in a row
 
 
-@plots.STYLE
+@plots.styled
 def curves(records: Sequence[Mapping], path: Path, *, title: str, best_epoch: int) -> Path:
     """Draws EER, accuracy and AUC of the pairs after each epoch, from the objects of metrics.jsonl."""
-    figure = Figure(figsize=(10, 4.3), dpi=plots.DPI, layout='constrained')
-    figure.suptitle(title, x=0.01, ha='left')
+    figure = plots.new_figure(title, 10, 4.3)
     errors, rates = figure.subplots(1, 2)
     epochs = [record['epoch'] for record in records]
     for axes, name, label, color in (
@@ -45,13 +43,12 @@ def curves(records: Sequence[Mapping], path: Path, *, title: str, best_epoch: in
     return plots.save(figure, path)
 
 
-@plots.STYLE
+@plots.styled
 def roc_curve(labels: np.ndarray, scores: np.ndarray, path: Path, *, title: str) -> Path:
     """Draws true over false positive rates, the latter on a logarithmic axis, with the equal error rate."""
     fpr, tpr, _ = roc(labels, scores)
     eer, lowest = equal_error_rate(fpr, tpr), min(0.5, 1 / (~labels).sum())
-    figure = Figure(figsize=(6.5, 4.8), dpi=plots.DPI, layout='constrained')
-    figure.suptitle(title, x=0.015, ha='left')
+    figure = plots.new_figure(title, 6.5, 4.8)
     axes = figure.subplots()
     axes.set_title(
         f'{labels.sum():,} genuine and {(~labels).sum():,} impostor pairs, EER {100 * eer:.2f} %',
@@ -75,13 +72,12 @@ def roc_curve(labels: np.ndarray, scores: np.ndarray, path: Path, *, title: str)
     return plots.save(figure, path)
 
 
-@plots.STYLE
+@plots.styled
 def score_histograms(
     labels: np.ndarray, scores: np.ndarray, path: Path, *, title: str, threshold: float, accuracy: float
 ) -> Path:
     """Draws how the similarities of genuine and of impostor pairs are distributed, and the threshold."""
-    figure = Figure(figsize=(6.5, 4.2), dpi=plots.DPI, layout='constrained')
-    figure.suptitle(title, x=0.015, ha='left')
+    figure = plots.new_figure(title, 6.5, 4.2)
     axes = figure.subplots()
     axes.set_title(
         f'accuracy {100 * accuracy:.2f} % at the best threshold, {threshold:.3f}', color=plots.GREY

@@ -1,7 +1,6 @@
 """Ends all processes of a run when one ends, and says at once, in one sentence, which one it was."""
 
 import contextlib
-import os
 import signal
 import socket
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from input_pipeline import DataError
 from training import CheckpointError, ConfigError, NonFiniteLoss
 from training.host_memory import is_out_of_memory, lack_of_memory
+from training.interruption import exit_now
 
 CONNECTING = 20  # s for the watch's connections, once all have come; less than processes.HEARTBEAT
 USER_ERRORS = (ConfigError, DataError, CheckpointError, NonFiniteLoss)
@@ -128,7 +128,7 @@ class Watch:
             print(line, file=sys.stderr, flush=True)
         if self._index == 0:
             time.sleep(1)  # JAX ends the others with a page of its own once it misses this one
-        os._exit(code)
+        exit_now(code)
 
     def _tell(self, line: str) -> None:
         for connection in self._connections:

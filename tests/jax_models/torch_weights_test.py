@@ -46,3 +46,27 @@ def test_what_does_not_fit_is_listed(variables):
         from_torch(state, variables)
     assert 'fc.bias is (7,), not (5,)' in str(error.value)
     assert 'extra.weight (8, 3, 3, 3) is left over' in str(error.value)
+
+
+def test_tensors_of_any_device_and_type_are_taken():
+    class Tensor:
+        """What PyTorch has of bfloat16 on a GPU, which NumPy cannot read."""
+
+        def __init__(self, calls=()):
+            self.calls = calls
+
+        def __getattr__(self, name):
+            if name not in ('detach', 'cpu', 'float'):
+                raise AttributeError(name)
+            return lambda: Tensor((*self.calls, name))
+
+        def is_floating_point(self):
+            return True
+
+        def __array__(self, dtype=None, copy=None):
+            assert self.calls == ('detach', 'cpu', 'float')
+            return np.ones((2, 3), np.float32)
+
+    assert from_torch({'fc.weight': Tensor()}, {'params': {'fc': {'kernel': np.zeros((3, 2))}}})['params'][
+        'fc'
+    ]

@@ -1,4 +1,5 @@
 import csv
+import os
 import re
 import shutil
 from types import SimpleNamespace
@@ -111,6 +112,17 @@ def test_what_is_no_image_of_the_model_is_refused(model, images, tmp_path):
         model.probabilities([None])
     with pytest.raises(DataError, match='there are no images'):
         model.probabilities([])
+
+
+def test_names_of_any_bytes_and_hidden_files(finished, images, tmp_path, capsys):
+    photos = tmp_path / 'photos'
+    (photos / '.thumbnails').mkdir(parents=True)
+    for name in (b'B\xfchne.png', b'._B.png', b'.thumbnails/b.png'):
+        with open(os.fsencode(photos) + b'/' + name, 'wb') as file:
+            Image.fromarray(images[0, ..., 0]).save(file, 'PNG')
+    ((name, *_),) = classify(finished, photos, tmp_path / 'a.csv', devices=DEVICES)
+    assert name == 'B\\xfchne.png'
+    assert (tmp_path / 'a.csv').read_text().splitlines()[1].startswith(name)
 
 
 def test_folder_is_classified_into_a_file(model, finished, images, tmp_path, capsys):

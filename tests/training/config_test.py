@@ -94,7 +94,7 @@ def test_defaults_are_allowed():
         ('loss.name', 'focus', 'did you mean focal?'),
         ('loss.focal_gamma', -1.0, 'at least 0'),
         ('model.name', 'resnet-18', 'did you mean resnet18?), or module:Class of a Flax module of your own'),
-        ('model.name', 'no_such:Net', "PYTHONPATH says from where), but No module named 'no_such'"),
+        ('model.name', 'no_such:Net', 'PYTHONPATH says from where), but ModuleNotFoundError: No module'),
         ('model.name', 'math:pi', 'must be a Flax module that Python can import'),
         ('model.width', 0, 'at least 1'),
         ('model.stem', 'cifar10', 'did you mean cifar?'),

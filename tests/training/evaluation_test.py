@@ -140,6 +140,12 @@ def test_images_without_labels_are_not_evaluated_only_classified(config, workdir
     ]
 
 
+def test_what_is_found_is_returned_where_it_cannot_be_kept(workdir, capsys):
+    (workdir / 'evaluations').write_text('in the way')
+    assert evaluate(workdir, devices=DEVICES)['accuracy'] == results(workdir)['test_accuracy']
+    assert f'warning: {workdir} cannot be written to' in capsys.readouterr().err
+
+
 def test_keys_that_are_newer_than_the_run_have_their_defaults(workdir):
     saved = json.loads((workdir / 'config.json').read_text())
     del saved['model']['se'], saved['batch_norm']
@@ -161,8 +167,8 @@ def test_numbered_classes_are_taken_in_their_order(config, workdir, monkeypatch,
         dataset=replace(loaded, class_names=tuple('abcdefghij')), config=config, execution=Execution('jit')
     )
     monkeypatch.setattr(sources, 'load', lambda *args, **keys: keys['check'](loaded) or loaded)
-    assert find_loader(experiment, 'twin', 'test').size == 360
-    assert 'twin only numbers its classes: taken in the order of digits' in capsys.readouterr().err
+    assert find_loader(experiment, 'digits_twin', 'test').size == 360
+    assert 'digits_twin only numbers its classes: taken in the order of digits' in capsys.readouterr().err
 
 
 def test_dataset_of_other_classes_is_refused(workdir, monkeypatch):

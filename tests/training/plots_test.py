@@ -71,7 +71,8 @@ def test_image_grid_keeps_every_pixel(dtype, tmp_path):
 
 
 def test_image_grid_leaves_out_alpha(tmp_path):
-    path = plots.image_grid(np.full((1, 8, 8, 4), [10, 20, 30, 0], np.uint8), tmp_path / 'a.png', title='run')
+    image = np.full((1, 8, 8, 4), [10, 20, 30, 0], np.uint8)
+    path = plots.image_grid(image, tmp_path / 'a.png', title='run', titles=['cat'])
     assert (np.round(imread(path)[60, 20, :3] * 255) == [10, 20, 30]).all()
 
 

@@ -127,6 +127,35 @@ def test_data_that_has_changed_is_noticed(config, workdir):
         run(config, workdir, DEVICES)
 
 
+def test_other_images_are_noticed_where_epochs_have_fewer_steps(config, workdir, monkeypatch):
+    load = sources.load
+
+    def load_fewer(*args, **keys):
+        loaded = load(*args, **keys)
+        fewer = sources.Split(*(part[:-40] for part in loaded.splits['train']))
+        return replace(loaded, splits={**loaded.splits, 'train': fewer})
+
+    monkeypatch.setattr(sources, 'load', load_fewer)
+    config.epochs = 4
+    with pytest.raises(CheckpointError, match=r'digits has changed since .* train_images was 333, is 293'):
+        run(config, workdir, DEVICES)
+
+
+def test_a_run_of_another_config_that_has_just_been_saved_is_not_continued(config, workdir, monkeypatch):
+    monkeypatch.setattr('training.run.check_same_run', lambda *_: None)  # as if it had not been there then
+    config.epochs, config.seed = 4, 5
+    with pytest.raises(CheckpointError, match=r'another config: config\.seed was 0, is 5'):
+        run(config, workdir, DEVICES)
+
+
+def test_results_without_a_checkpoint_are_not_overwritten(config, workdir):
+    shutil.rmtree(workdir / 'checkpoints' / 'last')
+    before = content(workdir)
+    with pytest.raises(CheckpointError, match='holds the results of a run, but not its checkpoints/last'):
+        run(config, workdir, DEVICES)
+    assert content(workdir) == before
+
+
 def test_labels_that_have_changed_are_noticed(config, workdir, monkeypatch):
     """Which images are held out follows from them."""
     load = sources.load
