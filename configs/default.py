@@ -140,7 +140,7 @@ def get_config() -> ConfigDict:
 
     config.optimizer = optimizer = ConfigDict()
     optimizer.name = 'sgd'  # sgd, adam, adamw, rmsprop, muon (Adam for all but convolution kernels)
-    optimizer.learning_rate = 0.1  # the schedule's highest
+    optimizer.learning_rate = 0.1  # the schedule's highest; usual: sgd and muon .1, adam and adamw 1e-3
     # Multiplies the rate (not schedule.final_learning_rate) by batch_size / reference_batch, or by its root.
     optimizer.scale_with_batch = 'none'  # none, linear (for sgd), sqrt (for the others)
     optimizer.reference_batch = 256  # images per step that learning_rate is meant for

@@ -4,7 +4,9 @@ Command: python train.py --config=configs/resnet18.py
 
 Muon with one epoch of warm-up and a cosine to zero, label smoothing, no decay on norms and biases, last norms
 of the blocks that begin at zero; crops, flips and one cutout; bfloat16 on a GPU. Rate and decay are those of
-configs/fast_resnet10.py, which says how they were found.
+configs/fast_resnet10.py, which says how they were found. Other optimizers need their own: SGD
+--config.optimizer.name=sgd --config.optimizer.weight_decay=5e-4, AdamW --config.optimizer.name=adamw
+--config.optimizer.learning_rate=1e-3 (usual values, not measured here).
 """
 
 from configs import default

@@ -2,7 +2,8 @@
 
 Command: python train.py --config=configs/resnet18_plain.py
 
-What configs/se_resnet_cifar10.py is compared with: the same optimizer, schedule and length.
+What configs/se_resnet_cifar10.py is compared with: the same optimizer, schedule and length. Test is
+watched after every epoch, and chooses the best one.
 """
 
 from configs import default

@@ -4,7 +4,8 @@
 #   sbatch --nodes=4 launch/slurm.sh --config=configs/resnet18.py --workdir=/shared/runs/resnet18
 #
 # Needs: the workdir, the datasets and this repository (submit from its root) on a file system that all nodes
-# see, and the Python environment in $VENV (default .venv). Nodes must reach each other by TCP on any port.
+# see, and the Python environment in $VENV (default .venv; made where nvidia-smi answers, or with
+# requirements.txt: made on a login node it trains on CPUs). Nodes must reach each other by TCP on any port.
 # Change --ntasks-per-node and --gpus-per-node together, and --cpus-per-task and --time to what the cluster has.
 # One process for all GPUs of a node: --ntasks-per-node=1, the rest as it is.
 #
