@@ -26,8 +26,8 @@ def get_config() -> ConfigDict:
     # A TFDS dataset with `image` and `label`, or digits (from scikit-learn). With `folder`, what that is
     # prepared as; a name that means another dataset already, like this one, is replaced by the folder's own.
     dataset.name = 'cifar10'
-    # Images in <split>/<class>/ and folders of loose ones, see README.md; prepared into data_dir, again when
-    # a file changes. '': none.
+    # Images in <split>/<class>/ and folders of loose ones, or in <class>/ alone, see README.md; prepared into
+    # data_dir, again when a file changes. '': none.
     dataset.folder = ''
     dataset.bad_images = 'fail'  # what an unreadable image in the folder does: fail, skip (it is left out)
     # Side in pixels: images of any size are resized to it along their short side, and the square in the

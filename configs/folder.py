@@ -1,4 +1,4 @@
-"""ResNet-18 on a folder of your own images, of any size: DIR/train/<class>/*.jpg.
+"""ResNet-18 on a folder of your own images, of any size: DIR/train/<class>/*.jpg, or DIR/<class>/*.jpg.
 
 Command: python train.py --config=configs/folder.py --config.dataset.folder=DIR
 

@@ -101,6 +101,8 @@ def _build(listing: folders.Listing, name: str, target: Path, bad_images: str, w
     work.mkdir(exist_ok=True)
     if target.exists():
         _say(f'{listing.folder} has changed since {target} was prepared from it: preparing it anew.')
+    if not listing.splits['train'][0].id.startswith(('train/', 'cls_data/')):
+        _say(f'{listing.folder} has no folder train: its {len(listing.class_names)} folders are the classes.')
     shards = folder_shards.deal(listing)
     total = sum(len(shard.items) for shard in shards)
     title = f'Preparing {name} from {listing.folder}, {total:,} images (only this once)'

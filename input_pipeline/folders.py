@@ -4,7 +4,7 @@ import functools
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +16,9 @@ _LAYOUT = (
     'It must hold train/<class>/ with the images of each class and other splits beside train likewise, or '
     'nothing but <class>/'
 )
-_SPLITS = {'train', 'val', 'valid', 'validation', 'dev', 'test', 'cls_data', 'ver_data'}  # not classes
+# In lower case, what is no class.
+_SPLITS = {'train', 'training', 'val', 'valid', 'validation', 'dev', 'eval', 'evaluation', 'test', 'testing'}
+_SPLITS |= {'unlabeled', 'unlabelled', 'cls_data', 'ver_data'}
 
 
 class Item(NamedTuple):
@@ -85,15 +87,22 @@ def scan(folder: Path) -> Listing:
     return Listing(folder, tuple(class_names), splits, len(files) - len(images))
 
 
-def walk(folder: Path) -> Iterator[tuple[str, int, int]]:
+def walk(folder: Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[tuple[str, int, int]]:
     """Yields relative path, size and modification time of every file outside of hidden folders.
 
     Raises:
-        DataError: a folder cannot be read.
+        DataError: a folder cannot be listed, and there is no `on_error`, which else is told and goes on.
     """
 
     def below(path: str, relative: str, above: tuple) -> Iterator[tuple[str, int, int]]:
-        with os.scandir(path) as entries:
+        try:
+            entries = os.scandir(path)
+        except OSError as error:
+            if on_error is None:
+                raise
+            on_error(error)
+            return
+        with entries:
             for entry in entries:
                 name = relative + entry.name
                 try:
@@ -127,7 +136,10 @@ def _are_classes(paths: Iterable[str]) -> bool:
     """Whether these images lie in folders of classes, not of splits."""
     parts = [path.split('/') for path in paths]
     names = {first for first, *_ in parts}
-    return names == {first for first, *rest in parts if len(rest) == 1} and not names & _SPLITS
+    return (
+        names == {first for first, *rest in parts if len(rest) == 1}
+        and not {name.lower() for name in names} & _SPLITS
+    )
 
 
 def _place(path: str) -> tuple[str, str | None]:
@@ -167,7 +179,7 @@ def _check_classes(folder: Path, classes: dict[str, set[str | None]]) -> None:
     train = classes['train']
     if len(train) < 2:
         what = 'no class folders' if None in train else f'only one class, {_listed(train)}'
-        raise DataError(f'The train folder of {folder} has {what}: a classifier needs two. {_LAYOUT}.')
+        raise DataError(f'The training images of {folder} have {what}: a classifier needs two. {_LAYOUT}.')
     for split, names in classes.items():
         if not names & train - {None}:
             continue  # images of other people, to verify

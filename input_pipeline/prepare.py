@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         '--folder',
         required=True,
-        help='DIR/train/<class>/…, other splits and folders of loose images beside it',
+        help='DIR/train/<class>/…, other splits and loose images beside it; or DIR/<class>/… alone',
     )
     parser.add_argument(
         '--name', required=True, help='of lower-case letters, digits and _; for config.dataset.name'

@@ -50,8 +50,14 @@ def find_model(name: str) -> Callable[..., nn.Module]:
 
 def stage_count(config: ConfigDict) -> int | None:
     """Returns how many stages `config.model` has, None for a model without stages."""
-    defaults = getattr(find_model(config.name), 'keywords', {})
-    return len(config.stage_sizes or defaults['stage_sizes']) if 'stage_sizes' in defaults else None
+    return len(_stage_sizes(config)) if 'stage_sizes' in field_names(config.name) else None
+
+
+def _stage_sizes(config: ConfigDict) -> tuple[int, ...]:
+    """Returns those of the config or, where it has none, of the model; () where that has none either."""
+    model = find_model(config.name)
+    defaults = getattr(model, 'keywords', {'stage_sizes': getattr(model, 'stage_sizes', ())})
+    return tuple(config.stage_sizes) or tuple(defaults['stage_sizes'])
 
 
 def field_names(name: str) -> set[str]:
@@ -117,10 +123,10 @@ def create_model(
         'block_dropout': config.block_dropout,
         'zero_init_last_norm': config.zero_init_last_norm,
     }
-    model, stages = find_model(config.name), stage_count(config)
+    stages = stage_count(config)
     if stages is not None:
-        parts['stage_sizes'] = tuple(config.stage_sizes) or model.keywords['stage_sizes']
+        parts['stage_sizes'] = _stage_sizes(config)
         parts['kernel_sizes'] = tuple(config.kernel_sizes) or (3,) * stages
         parts['shortcut_kernel_sizes'] = tuple(config.shortcut_kernel_sizes) or (1,) * stages
     fields = field_names(config.name)
-    return model(**{name: part for name, part in parts.items() if name in fields})
+    return find_model(config.name)(**{name: part for name, part in parts.items() if name in fields})

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import jax
 from ml_collections import ConfigDict
 
 from jax_models.registry import stage_count
@@ -16,8 +17,8 @@ _HIGHEST_DECAY = 5e-3  # where it is added to the gradient
 
 def advise(experiment: Experiment) -> Iterator[str]:
     """Yields sentences about config, images and devices that do not go well together."""
-    config, devices = experiment.config, experiment.execution.devices
-    if devices[0].platform == 'cpu' and has_nvidia_gpu():
+    config, asked_for = experiment.config, jax.config.jax_platforms or ''
+    if jax.default_backend() == 'cpu' and not asked_for.startswith('cpu') and has_nvidia_gpu():
         yield (
             'warning: there is an NVIDIA GPU, but JAX runs on the CPU: pip install -r requirements.txt '
             '(JAX_PLATFORMS=cpu says that it is meant)'
@@ -47,8 +48,8 @@ def _about_optimizer(config: ConfigDict) -> Iterator[str]:
     optimizer, rate = config.optimizer, highest_rate(config)
     if rate > _HIGHEST_RATE.get(optimizer.name, rate):
         yield (
-            f'warning: optimizer.learning_rate={rate:g} is high for {optimizer.name}, which usually has '
-            '1e-4 to 3e-3'
+            f'warning: a learning rate of {rate:g} is high for {optimizer.name}, which usually has 1e-4 to '
+            '3e-3'
         )
     if optimizer.name in ('sgd', 'adam', 'rmsprop') and optimizer.weight_decay > _HIGHEST_DECAY:
         yield (

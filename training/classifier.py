@@ -110,9 +110,11 @@ class Classifier:
 
 
 def _as_numpy(images):
-    """Returns arrays of JAX and tensors of PyTorch as NumPy's, anything else as it is."""
-    is_array = hasattr(images, '__array__') and not isinstance(images, Image.Image)
-    return as_numpy(images) if is_array else images
+    """Returns arrays of JAX and tensors of PyTorch as NumPy's, and arrays of paths as lists."""
+    if isinstance(images, str | Path | Image.Image) or not hasattr(images, '__array__'):
+        return images
+    array = as_numpy(images)
+    return list(array) if array.dtype.kind in 'OUS' else array
 
 
 def classify(
@@ -141,14 +143,19 @@ def classify(
     """
     if predictions is not None:
         check_output('predictions', predictions)
-    files = sorted(path for path, *_ in walk(folder)) if folder.is_dir() else []
+    is_main = jax.process_index() == 0
+
+    def warn(error: Exception) -> None:
+        if is_main:
+            print(f'warning: {error}; left out', file=sys.stderr)
+
+    files = sorted(path for path, *_ in walk(folder, on_error=warn)) if folder.is_dir() else []
     paths = [folder / path for path in files if is_image(path)]
     if not paths:
         raise DataError(
             f'--folder={folder}: there is no such folder, or no image ({", ".join(SUFFIXES)}) in it.'
         )
     classifier, rows = Classifier(workdir, checkpoint, devices=devices), []
-    is_main = jax.process_index() == 0
     if is_main and len(paths) < len(files):
         left = f'{len(files) - len(paths):,} other files in {folder} are ignored'
         print(f'{left}; images are {", ".join(SUFFIXES)}', file=sys.stderr)
@@ -159,8 +166,7 @@ def classify(
             try:
                 images[path] = fit_image(path, classifier.image_shape)
             except DataError as error:
-                if is_main:
-                    print(f'warning: {error}; left out', file=sys.stderr)
+                warn(error)
         if not images:
             continue
         for path, row in zip(images, classifier.probabilities(np.stack([*images.values()])), strict=True):

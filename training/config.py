@@ -287,11 +287,12 @@ def completed(saved: Mapping) -> dict:
 
 def different_keys(saved: Mapping, config: ConfigDict) -> dict[str, tuple[Any, Any]]:
     """Returns {key: (saved, now)} of what differs and must not, for a run to continue."""
-    before, now = flatten(completed(saved)), flatten(config)
+    known, before, now = flatten(saved), flatten(completed(saved)), flatten(config)
     return {
         key: (before.get(key), now.get(key))
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key)
+        and (key in known or before.get(key) != 'auto')  # what a newer key would have been is not known
         # A float16 run has a loss scale in its checkpoints.
         and (not key.startswith(_MAY_CHANGE) or 'float16' in (before.get(key), now.get(key)))
     }

@@ -22,7 +22,9 @@ def check_together(config: ConfigDict) -> None:
     _check_splits(config.dataset)
     stages = stage_count(config.model)
     if stages == 0:
-        raise ConfigError('config.model.stage_sizes=(): model resnet needs them, such as (2, 2, 2, 2)')
+        raise ConfigError(
+            f'config.model.stage_sizes=(): model {config.model.name} needs them, such as (2, 2, 2, 2)'
+        )
     for name in ('kernel_sizes', 'shortcut_kernel_sizes'):
         sizes = config.model[name]
         if sizes and stages is not None and len(sizes) != stages:
@@ -68,7 +70,7 @@ def _check_splits(dataset: ConfigDict) -> None:
     if not (dataset.name or dataset.folder):
         raise ConfigError(
             'config.dataset.folder is empty: pass --config.dataset.folder=DIR, with images such as '
-            'DIR/train/cat/1.jpg, or the --config.dataset.name of a TFDS dataset'
+            'DIR/train/cat/1.jpg or just DIR/cat/1.jpg, or the --config.dataset.name of a TFDS dataset'
         )
     if dataset.validation and dataset.validation_split:
         raise ConfigError(

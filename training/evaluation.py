@@ -286,19 +286,17 @@ def _check_dataset(experiment: Experiment, name: str, found: sources.Dataset) ->
     trained_on = experiment.dataset
     if name == experiment.config.dataset.name:
         check_classes(trained_on.class_names, found)
-    elif name.startswith(trained_on.name) and found.class_names == tuple(
-        map(str, range(trained_on.num_classes))
-    ):  # as cifar10_1 and cifar10_corrupted of TFDS have them
-        if experiment.execution.is_main:
-            print(
-                f'{name} only numbers its classes: taken in the order of {trained_on.name}', file=sys.stderr
-            )
     elif found.class_names != trained_on.class_names:
-        theirs, ours = (', '.join(d.class_names[:3]) for d in (found, trained_on))
-        raise DataError(
-            f'{name} has {found.num_classes} classes ({theirs}, …), but the model was trained on the '
-            f'{trained_on.num_classes} of {trained_on.name} ({ours}, …): evaluate one with these.'
-        )
+        numbers = tuple(map(str, range(trained_on.num_classes)))
+        # As TFDS has them in cifar10_1 and cifar10_corrupted.
+        if not name.startswith(trained_on.name) or found.class_names != numbers:
+            theirs, ours = (', '.join(d.class_names[:3]) for d in (found, trained_on))
+            raise DataError(
+                f'{name} has {found.num_classes} classes ({theirs}, …), but the model was trained on the '
+                f'{trained_on.num_classes} of {trained_on.name} ({ours}, …): evaluate one with these.'
+            )
+        if experiment.execution.is_main:
+            print(f'{name} only numbers its classes: in the order of {trained_on.name}', file=sys.stderr)
     if found.image_shape != trained_on.image_shape:
         _check_shape(experiment, found)
 

@@ -152,8 +152,9 @@ def lack_of_memory(error: BaseException, way_out: str = _WAY_OUT) -> str:
 
 
 def has_nvidia_gpu() -> bool:
-    """Whether there is a GPU that JAX could use, and nobody has asked for the CPU."""
-    return os.environ.get('JAX_PLATFORMS') != 'cpu' and any(Path(path).exists() for path in _NVIDIA)
+    """Whether there is a GPU, and it is not hidden from programs."""
+    hidden = os.environ.get('CUDA_VISIBLE_DEVICES') in ('', '-1')
+    return not hidden and any(Path(path).exists() for path in _NVIDIA)
 
 
 def _set(parameter: int, value: int) -> None:

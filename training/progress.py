@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from ml_collections import ConfigDict
 
 from training import CheckpointError
+from training.config import completed
 from training.metric_names import higher_is_better
 from training.parallel import SUMS
 from training.schedules import Plateau
@@ -66,7 +67,7 @@ def restored_progress(metadata: dict, config: ConfigDict, *, begun: bool = False
     """
     saved = metadata['progress']
     progress, stopping = Progress(**{**saved, 'plateau': Plateau(**saved['plateau'])}), config.early_stopping
-    if metadata['config']['early_stopping']['metric'] != stopping.metric:
+    if completed(metadata['config'])['early_stopping']['metric'] != stopping.metric:
         progress.stopping_best, progress.stale_epochs = None, 0
     # An epoch that has begun is trained to its end.
     progress.stopped = not begun and 0 < stopping.patience <= progress.stale_epochs

@@ -110,7 +110,7 @@ def _create_gradients(config: ConfigDict, model: nn.Module, *, unroll: bool) -> 
                 mutable=['batch_stats'],
                 rngs={'dropout': dropout_key},
             )
-            losses = loss(logits, targets)
+            losses = loss(logits.astype(jnp.float32), targets)
             labels = targets if targets.ndim == 1 else targets.argmax(-1)
             correct = (logits.argmax(-1) == labels).sum()
             sums = {'loss': losses.sum(), 'correct': correct, 'count': jnp.float32(labels.size)}
@@ -177,7 +177,8 @@ def create_predict_step(
     """Returns `predict_step(variables, batch) -> logits`, float32[batch, classes]."""
 
     def predict_step(variables, batch):
-        return model.apply(variables, normalize(to_float(batch['image'])), train=False)
+        logits = model.apply(variables, normalize(to_float(batch['image'])), train=False)
+        return logits.astype(jnp.float32)  # a model of one's own may give others
 
     return predict_step
 

@@ -1,5 +1,7 @@
 """Whether a config suits its images and devices: said before any image is decoded."""
 
+import traceback
+
 from ml_collections import ConfigDict
 
 from input_pipeline.sources import Dataset
@@ -19,7 +21,11 @@ def _check_model(config: ConfigDict, image_shape: tuple[int, int, int], num_clas
         logits, variables = summary.abstract_outputs(model, image_shape)
     except (TypeError, ValueError, ZeroDivisionError) as error:
         size = ' x '.join(map(str, image_shape))
-        raise ConfigError(f'config.model: does not fit images of {size}: {error}') from error
+        message = f'config.model: does not fit images of {size}: {error}'
+        if ':' in config.name:  # a model of one's own
+            own = [f for f in traceback.extract_tb(error.__traceback__) if 'site-packages' not in f.filename]
+            message = f'config.model.name={config.name}: {error} ({own[-1].filename}, line {own[-1].lineno})'
+        raise ConfigError(message) from error
     if logits.shape != (1, num_classes):
         raise ConfigError(
             f'config.model.name={config.name}: gives {list(logits.shape[1:])} outputs for an image, where '

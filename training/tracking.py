@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import itertools
 import json
 import math
@@ -34,6 +35,8 @@ def if_writable(workdir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR):
+            raise
         print(f'warning: {workdir} cannot be written to ({error.strerror}): not kept there', file=sys.stderr)
 
 

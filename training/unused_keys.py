@@ -49,22 +49,10 @@ _READ_WITH = (
     ('split flip resamples', 'verification.pairs', ()),
     ('project entity name upload_checkpoint', 'wandb.mode', ()),
 )
-# Keys of config.model, and the field of a model that is made of each.
-_FIELDS = {
-    'width': 'width',
-    'activation': 'activation',
-    'head': 'head',
-    'dropout': 'dropout',
-    'hidden': 'hidden',
-    'stem': 'stem',
-    'se': 'stem_gate',
-    'stage_sizes': 'stage_sizes',
-    'kernel_sizes': 'kernel_sizes',
-    'shortcut_kernel_sizes': 'shortcut_kernel_sizes',
-    'head_sizes': 'head_sizes',
-    'block_dropout': 'block_dropout',
-    'zero_init_last_norm': 'zero_init_last_norm',
-}
+# Keys of config.model, and the fields of a model of which one is made of each.
+_SAME = ('width', 'activation', 'head', 'dropout', 'hidden', 'stem', 'stage_sizes', 'kernel_sizes')
+_SAME += ('shortcut_kernel_sizes', 'head_sizes', 'block_dropout', 'zero_init_last_norm')
+_FIELDS = {name: {name} for name in _SAME} | {'se': {'stem_gate', 'block_gate'}}
 
 
 def unused_keys(config: ConfigDict) -> dict[str, str]:
@@ -88,6 +76,6 @@ def unused_keys(config: ConfigDict) -> dict[str, str]:
     fields = field_names(config.model.name)
     return unused | {
         f'model.{name}': f'model.name={config.model.name}'
-        for name, field in _FIELDS.items()
-        if field not in fields and flat[f'model.{name}'] != defaults[f'model.{name}']
+        for name, made in _FIELDS.items()
+        if not made & fields and flat[f'model.{name}'] != defaults[f'model.{name}']
     }

@@ -1,3 +1,6 @@
+import errno
+import os
+
 import pytest
 
 from input_pipeline import DataError, folders
@@ -68,6 +71,7 @@ def test_links_are_followed_but_not_in_circles(tree):
         ((), 'holds no images'),
         (('train/a/notes.txt',), 'holds no images'),
         (('val/a/1.png', 'a/2.png'), 'no images in train, but in a, val. It must hold train/<class>/'),
+        (('cat/1.png', 'dog/1.png', 'Test/1.png'), 'no images in train, but in Test, cat, dog'),
         (('cat/1.png', 'dog/new/1.png'), 'If these are classes, move their folders into .*train'),
         (('train/a/1.png', 'dev/a/1.png'), 'only one class, a: a classifier needs two'),
         (('train/1.png', 'train/2.png'), 'no class folders'),
@@ -89,6 +93,20 @@ def test_folder_that_cannot_be_used_is_explained(tree, tmp_path, files, message)
     tree(*files)
     with pytest.raises(DataError, match=message):
         folders.scan(tmp_path)
+
+
+def test_folders_that_cannot_be_listed_are_errors_or_left_out(tree, monkeypatch):
+    def scandir(path, scandir=os.scandir):
+        if path.endswith('lost'):
+            raise PermissionError(errno.EACCES, 'Permission denied', path)
+        return scandir(path)
+
+    root, errors = tree('cat/1.png', 'lost/2.png'), []
+    monkeypatch.setattr(os, 'scandir', scandir)
+    with pytest.raises(DataError, match=r'Cannot list .*lost: Permission denied'):
+        folders.scan(root)
+    assert [path for path, *_ in folders.walk(root, on_error=errors.append)] == ['cat/1.png']
+    assert len(errors) == 1
 
 
 def test_missing_folder_is_named(tmp_path):

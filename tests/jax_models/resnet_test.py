@@ -68,6 +68,14 @@ def test_a_model_of_ones_own_gets_what_it_has_fields_for(monkeypatch):
     model = create_model(model_config(name='perceptron', width=7), num_classes=3)
     assert (model.num_classes, model.width) == (3, 7)
     assert registry.stage_count(model_config(name='perceptron')) is None
+
+    class Staged(Perceptron):
+        stage_sizes: tuple = (2, 2)
+
+    monkeypatch.setitem(registry.MODELS, 'staged', Staged)
+    staged = [model_config(name='staged'), model_config(name='staged', stage_sizes=(3, 3, 3))]
+    assert [registry.stage_count(config) for config in staged] == [2, 3]
+    assert [create_model(c, num_classes=3).stage_sizes for c in staged] == [(2, 2), (3, 3, 3)]
     imported = create_model(model_config(name='jax_models.cnn5:CNN5'), num_classes=3)
     assert (type(imported).__name__, imported.num_classes) == ('CNN5', 3)
 

@@ -88,6 +88,10 @@ def test_images_come_in_many_ways(finished, images, tmp_path):
     tensor = SimpleNamespace(__array__=lambda dtype=None, copy=None: images[:3])  # as PyTorch has them
     np.testing.assert_allclose(model.probabilities(tensor), expected)
     np.testing.assert_allclose(model.probabilities(jnp.asarray(images[0])), expected[:1], atol=1e-6)
+    Image.fromarray(images[0, ..., 0]).save(tmp_path / 'a.png')
+    paths = np.array([str(tmp_path / 'a.png')] * 3)
+    np.testing.assert_allclose(model.probabilities(paths), expected[[0, 0, 0]], atol=1e-6)
+    np.testing.assert_allclose(model.probabilities(paths[0]), expected[:1], atol=1e-6)
     assert model.step == 18
 
 

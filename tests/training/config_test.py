@@ -266,7 +266,9 @@ def test_a_run_may_continue_elsewhere_and_longer_but_not_as_another():
     half = changed(precision='float16', **steps)  # whose checkpoints have a loss scale
     assert different_keys(saved, half) == {'precision': ('float32', 'float16')}
     assert different_keys(saved, other) == {'batch_size': (512, 64), 'model.width': (64, 8)}
-    del saved['seed'], saved['loss']['focal_gamma']  # as if these keys had been added since
+    # As if these keys had been added since.
+    del saved['seed'], saved['loss']['focal_gamma'], saved['schedule']['plateau_metric']
+    elsewhere.schedule.plateau_metric = 'val_loss'  # as resolved
     assert different_keys(saved, elsewhere) == {}
     assert different_keys(saved, changed(seed=1, **steps)) == {'seed': (0, 1)}
 

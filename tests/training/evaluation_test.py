@@ -168,7 +168,9 @@ def test_numbered_classes_are_taken_in_their_order(config, workdir, monkeypatch,
     )
     monkeypatch.setattr(sources, 'load', lambda *args, **keys: keys['check'](loaded) or loaded)
     assert find_loader(experiment, 'digits_twin', 'test').size == 360
-    assert 'digits_twin only numbers its classes: taken in the order of digits' in capsys.readouterr().err
+    assert 'digits_twin only numbers its classes: in the order of digits' in capsys.readouterr().err
+    with pytest.raises(DataError, match=r'mnist has 10 classes \(0, 1, 2, …\), but'):
+        find_loader(experiment, 'mnist', 'test')
 
 
 def test_dataset_of_other_classes_is_refused(workdir, monkeypatch):

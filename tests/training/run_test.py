@@ -286,6 +286,16 @@ def test_a_model_with_other_outputs_than_classes_is_refused(config, monkeypatch)
         create_experiment(resolve(config, DEVICES), DEVICES)
 
 
+def test_an_error_in_a_model_of_ones_own_is_placed(config, tmp_path, monkeypatch):
+    source = 'import flax.linen as nn\n\n\nclass Net(nn.Module):\n'
+    source += '    def __call__(self, images, *, train):\n        return images + None\n'
+    (tmp_path / 'wrong.py').write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    config.model.name = 'wrong:Net'
+    with pytest.raises(ConfigError, match=r'wrong:Net: unsupported operand .*wrong\.py, line 6\)'):
+        create_experiment(resolve(config, DEVICES), DEVICES)
+
+
 def test_a_validation_split_that_is_not_used_is_mentioned(config, tmp_path, capsys, monkeypatch):
     load = sources.load
     monkeypatch.setattr(Training, 'run', lambda _: {})
