@@ -109,11 +109,15 @@ def _run() -> None:
         _evaluate(common)
 
 
+def _path(flag: flags.FlagHolder[str | None]) -> Path | None:
+    return flag.value and Path(flag.value)
+
+
 def _evaluate(common: dict) -> None:
     from training.evaluation import evaluate
     from training.evaluation_metrics import describe_accuracy
 
-    predictions = _PREDICTIONS.value and Path(_PREDICTIONS.value)
+    predictions = _path(_PREDICTIONS)
     result = evaluate(
         Path(_WORKDIR.value), split=_SPLIT.value, dataset=_DATASET.value, predictions=predictions, **common
     )
@@ -147,7 +151,7 @@ def _checkpoint(result: dict) -> str:
 def _classify() -> None:
     from training.classifier import classify
 
-    predictions = _PREDICTIONS.value and Path(_PREDICTIONS.value)
+    predictions = _path(_PREDICTIONS)
     workdir, folder = Path(_WORKDIR.value), Path(_FOLDER.value)
     rows = classify(workdir, folder, predictions, checkpoint=_CHECKPOINT.value)
     for name, _, class_name, confidence in rows[:SHOWN]:
@@ -161,7 +165,7 @@ def _classify() -> None:
 def _verify(common: dict) -> None:
     from training.verification import describe, verify
 
-    scores = _SCORES.value and Path(_SCORES.value)
+    scores = _path(_SCORES)
     result = verify(
         Path(_WORKDIR.value),
         pairs=_PAIRS.value,
@@ -194,7 +198,7 @@ def _export_features(common: dict) -> None:
 def _evaluate_distortions(common: dict) -> None:
     from training.distortions import evaluate_distortions
 
-    predictions = _PREDICTIONS.value and Path(_PREDICTIONS.value)
+    predictions = _path(_PREDICTIONS)
     folder = Path(_DISTORTIONS.value)
     result = evaluate_distortions(Path(_WORKDIR.value), folder, predictions=predictions, **common)
     print(f'{result["folder"]}, {result["count"]:,} images, {_checkpoint(result)}')

@@ -56,8 +56,8 @@ def stage_count(config: ConfigDict) -> int | None:
 def _stage_sizes(config: ConfigDict) -> tuple[int, ...]:
     """Returns those of the config or, where it has none, of the model; () where that has none either."""
     model = find_model(config.name)
-    defaults = getattr(model, 'keywords', {'stage_sizes': getattr(model, 'stage_sizes', ())})
-    return tuple(config.stage_sizes) or tuple(defaults['stage_sizes'])
+    default = getattr(getattr(model, 'func', model), 'stage_sizes', ())
+    return tuple(config.stage_sizes) or tuple(getattr(model, 'keywords', {}).get('stage_sizes', default))
 
 
 def field_names(name: str) -> set[str]:

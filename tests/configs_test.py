@@ -18,7 +18,7 @@ FILES = sorted((Path(__file__).parents[1] / 'configs').glob('[!_]*.py'))
 
 @pytest.fixture
 def trace(monkeypatch):
-    """Checks a config, traces its step with a single block a stage, and returns the state after it."""
+    """Checks a config and traces its step with a single block a stage: the states around it, its sums."""
     for name, model in registry.MODELS.items():
         if sizes := getattr(model, 'keywords', {}).get('stage_sizes'):
             monkeypatch.setitem(registry.MODELS, name, partial(model, stage_sizes=(1,) * len(sizes)))
@@ -48,9 +48,7 @@ def _trace(config):
     run, state = experiment.execution.compile_train(experiment.train_step()), experiment.abstract_state()
     data, order = experiment.loaders['train'].arrays, np.zeros((1, 16), np.int32)
     after, sums = run.eval_shape(state, data, order, {'learning_rate': np.ones(1, np.float32)}, 0, 1)
-    assert described(after) == described(state)
-    assert described(sums) == dict.fromkeys(SUMS, ((1,), 'float32'))
-    return after
+    return state, after, sums
 
 
 def described(tree):
@@ -60,13 +58,15 @@ def described(tree):
 @pytest.mark.parametrize('name', [file.stem for file in FILES if file.stem != 'default'])
 def test_config_is_allowed_and_its_step_traces(trace, name):
     """Compiling every step takes minutes; tests/parity runs those of the recipes."""
-    trace(import_module(f'configs.{name}').get_config())
+    before, after, sums = trace(import_module(f'configs.{name}').get_config())
+    assert described(after) == described(before)
+    assert described(sums) == dict.fromkeys(SUMS, ((1,), 'float32'))
 
 
 def test_bfloat16_leaves_what_is_kept_in_float32(trace):
     config = default.get_config()
     config.precision, config.ema.decay = 'bfloat16', 0.9
-    state = trace(config)
+    _, state, _ = trace(config)
     kept = jax.tree.leaves((state.params, state.batch_stats, state.opt_state, state.ema))
     assert {str(x.dtype) for x in kept if jnp.issubdtype(x.dtype, jnp.floating)} == {'float32'}
 

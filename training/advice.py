@@ -1,5 +1,6 @@
 """What a run is warned of before it starts: allowed, but hardly meant."""
 
+import math
 from collections.abc import Iterator
 
 import jax
@@ -10,8 +11,10 @@ from training.experiment import Experiment
 from training.host_memory import has_nvidia_gpu
 from training.schedules import highest_rate
 
-_SMALL, _LARGE = 64, {'cifar': 112, 'cifar_pool': 160}  # pixels, for the stems
-_HIGHEST_RATE = {'adam': 0.02, 'adamw': 0.02}
+_SMALL = 64  # pixels, for the stem imagenet
+# For the others: pixels from which on they are large, and the share of the work that imagenet has there.
+_LARGE = {'cifar': (112, 'a fifteenth'), 'cifar_pool': (160, 'a quarter')}
+_HIGHEST_RATE = 0.02  # of Adam and AdamW
 _HIGHEST_DECAY = 5e-3  # where it is added to the gradient
 
 
@@ -36,8 +39,8 @@ def _about_stem(stem: str, side: int) -> Iterator[str]:
             f'warning: the 7x7 stem leaves little of images of {side} pixels; --config.model.stem=cifar '
             'suits them'
         )
-    if side >= _LARGE.get(stem, side + 1):
-        share = {'cifar': 'a fifteenth', 'cifar_pool': 'a quarter'}[stem]
+    large, share = _LARGE.get(stem, (math.inf, ''))
+    if side >= large:
         yield (
             f'warning: the stem {stem} leaves images of {side} pixels large; --config.model.stem=imagenet '
             f'needs {share} of the work'
@@ -46,7 +49,7 @@ def _about_stem(stem: str, side: int) -> Iterator[str]:
 
 def _about_optimizer(config: ConfigDict) -> Iterator[str]:
     optimizer, rate = config.optimizer, highest_rate(config)
-    if rate > _HIGHEST_RATE.get(optimizer.name, rate):
+    if optimizer.name in ('adam', 'adamw') and rate > _HIGHEST_RATE:
         yield (
             f'warning: a learning rate of {rate:g} is high for {optimizer.name}, which usually has 1e-4 to '
             '3e-3'

@@ -72,14 +72,14 @@ def _check(logits: np.ndarray, labels: np.ndarray) -> None:
 
 
 def per_example(logits: np.ndarray, labels: np.ndarray) -> Iterator[np.ndarray]:
-    """Yields loss (nats), rank of the true class (0: first), confidence and predicted class of each row.
+    """Returns loss (nats), rank of the true class (0: first), confidence and predicted class of each row.
 
     Args:
       logits: float32[n, classes].
       labels: int[n]; where it is -1, loss and rank mean nothing.
 
-    Yields:
-      float64[n], int64[n], float64[n], int64[n], in this order.
+    Returns:
+      An iterator, to be unpacked, of float64[n], int64[n], float64[n], int64[n] in this order.
     """
     return map(np.concatenate, zip(*_blocks(logits, labels), strict=True))
 

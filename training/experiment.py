@@ -90,7 +90,7 @@ class Experiment:
       config: resolved.
       dataset: with the splits that the loaders read.
       loaders: train, and val and test where the config names or holds out such images.
-      normalize: of images, uint8 or float32 in 0 to 1, as the model wants them (normalization.py).
+      normalize: of images, float32 in 0 to 1, as the model wants them (normalization.py).
       augment_batch: of a batch and a step's number, to images and targets as training sees them.
       execution: of compiled steps on the devices.
       model: as trained; `create_model` again for another use.

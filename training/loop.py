@@ -95,8 +95,8 @@ class Training:
                 with contextlib.closing(feed):
                     first = self.progress.epoch
                     while self.progress.epoch < self.config.epochs and not self.progress.stopped:
-                        records.append(self._epoch(feed, interruption))
                         self._draw(records)
+                        records.append(self._epoch(feed, interruption))
                         if self.progress.epoch == first + 1:
                             take_holes()  # the evaluation has been compiled
             results = self._finish(records, started)
@@ -155,7 +155,8 @@ class Training:
         return record
 
     def _draw(self, records: list[dict]) -> None:
-        if self.execution.is_main and time.monotonic() - self._drawn > SECONDS_PER_DRAWING:
+        due = time.monotonic() - self._drawn > SECONDS_PER_DRAWING
+        if records and due and self.execution.is_main:
             draw_curves(self.experiment, self.progress, records, self.workdir)
             self._drawn = time.monotonic()
 

@@ -25,21 +25,20 @@ def find_last(
     Raises:
       CheckpointError: config or data are another run's; or each `last` lacks a best one.
     """
-    if not (steps := checkpoints.steps('last')):
-        return None
-    config, newest = experiment.config, checkpoints.metadata('last', steps[-1])
-    # Again, now that nobody else trains here: meanwhile another run may have begun, of another config.
-    check_same_run(workdir, newest['config'], config)
-    _check_data(newest, experiment, workdir)
     missing: dict[Path, None] = {}
-    for step in reversed(steps):
+    for step in reversed(steps := checkpoints.steps('last')):
         metadata = checkpoints.metadata('last', step)
-        progress = restored_progress(metadata, config, begun=step % experiment.steps > 0)
+        # Again, now that nobody else trains here: meanwhile another run may have begun, of another config.
+        check_same_run(workdir, metadata['config'], experiment.config)
+        _check_data(metadata, experiment, workdir)
+        progress = restored_progress(metadata, experiment.config, begun=step % experiment.steps > 0)
         best = {name: getattr(progress, f'{name}_epoch') * experiment.steps for name in BEST}
         lacking = [name for name, at in best.items() if at and at not in checkpoints.steps(name)]
         if not lacking:
             return step, metadata, progress
         missing |= {checkpoints.directory / name / str(best[name]): None for name in lacking}
+    if not steps:
+        return None
     raise CheckpointError(
         f'there is no {" and no ".join(map(str, missing))}, which the checkpoints in '
         f'{checkpoints.directory / "last"} need: put it back, or begin a new run in another --workdir.'

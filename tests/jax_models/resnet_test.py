@@ -1,3 +1,4 @@
+from functools import partial
 from types import SimpleNamespace
 
 import flax.linen as nn
@@ -76,6 +77,8 @@ def test_a_model_of_ones_own_gets_what_it_has_fields_for(monkeypatch):
     staged = [model_config(name='staged'), model_config(name='staged', stage_sizes=(3, 3, 3))]
     assert [registry.stage_count(config) for config in staged] == [2, 3]
     assert [create_model(c, num_classes=3).stage_sizes for c in staged] == [(2, 2), (3, 3, 3)]
+    monkeypatch.setitem(registry.MODELS, 'partial', partial(Staged, width=5))
+    assert create_model(model_config(name='partial'), num_classes=3).stage_sizes == (2, 2)
     imported = create_model(model_config(name='jax_models.cnn5:CNN5'), num_classes=3)
     assert (type(imported).__name__, imported.num_classes) == ('CNN5', 3)
 

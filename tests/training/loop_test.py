@@ -186,7 +186,7 @@ def test_saving_does_not_count_as_training(short, tmp_path, monkeypatch):
     assert offset[0] == 4000
 
 
-@pytest.mark.parametrize(('seconds', 'drawn'), [(60.0, [3]), (0.0, [1, 2, 3, 3])])
+@pytest.mark.parametrize(('seconds', 'drawn'), [(60.0, [3]), (0.0, [1, 2, 3])])
 def test_curves_are_drawn_during_training(short, tmp_path, monkeypatch, seconds, drawn):
     def draw(experiment, progress, records, workdir):
         lengths.append(len(records))
