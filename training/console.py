@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 DATA_WAIT = 0.1  # share of an epoch above which waiting for images is worth a warning
 PLAIN_SECONDS = 30  # between lines within an epoch where there is no bar
+SHOWN_LEFT = 60  # seconds of the run's training
 
 
 class Console:
@@ -69,6 +71,9 @@ class Console:
             parts.append(f'pairs EER {eer:5.2f} % accuracy {accuracy:5.2f} %')
         parts.append(f'lr {record["learning_rate"]:.2g}')
         parts.append(f'{record["seconds"]:.1f} s  {record["images_per_second"]:,.0f} img/s')
+        left = record['seconds'] * (epochs - record['epoch'])
+        if left >= SHOWN_LEFT:
+            parts.append(f'about {timedelta(seconds=round(left))} left')
         if record.get('data_wait', 0) > DATA_WAIT and not self._warned_of_waiting:
             self._warned_of_waiting = True
             self.print(

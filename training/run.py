@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import jax
@@ -186,6 +187,8 @@ def _report(console: Console, workdir: Path, results: dict) -> dict:
             label = f'pairs, epoch {epoch}'
             console.print(f'{label:<20} {describe(results[f"{name}_verification"])}  ({name})')
     console.print(f'parameters           {results["parameters"]:,}')
-    console.print(f'training             {results["train_seconds"]:,.1f} s on {results["device"]}')
+    seconds = results['train_seconds']
+    long = f'{timedelta(seconds=round(seconds))}, ' if seconds >= 120 else ''
+    console.print(f'training             {long}{seconds:,.1f} s on {results["device"]}')
     console.print(f'plots                {workdir / "plots"}')
     return results

@@ -1,3 +1,5 @@
+import pytest
+
 from training.console import Console
 
 
@@ -7,3 +9,10 @@ def test_an_epoch_that_has_skipped_all_steps_so_far_is_shown(monkeypatch, capsys
     console.start_epoch(1, 1, 5)
     console.update(1, {'loss': 0.0, 'correct': 0.0, 'count': 0.0}, 0.1, 64)
     assert 'loss 0.000  accuracy 0.0%' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(('epoch', 'left'), [(1, 'about 2:30:00 left'), (9, 'about 0:16:40 left'), (10, '')])
+def test_epochs_say_how_long_the_run_will_take(capsys, epoch, left):
+    record = {'epoch': epoch, 'learning_rate': 0.1, 'seconds': 1000.0, 'images_per_second': 50}
+    Console().epoch_line(record, 10, best=False)
+    assert capsys.readouterr().out.strip().endswith(f'50 img/s  {left}'.strip())
