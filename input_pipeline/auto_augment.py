@@ -133,8 +133,9 @@ def equalize(images: jax.Array) -> jax.Array:
     batch, height, width, channels = images.shape
     size = height * width
     values = jnp.round(images * 255).astype(jnp.int32).reshape(batch, size, channels)
-    owner = jnp.arange(batch)[:, None, None], values, jnp.arange(channels)
-    histogram = jnp.zeros((batch, 256, channels), jnp.int32).at[owner].add(1)
+    empty = jnp.zeros((256, channels), jnp.int32)
+    # Each image by itself: the rows of one scatter would be summed over all devices.
+    histogram = jax.vmap(lambda values: empty.at[values, jnp.arange(channels)].add(1))(values)
     # What each new level holds: a 255th of the pixels, those of the brightest value aside.
     brightest = jnp.take_along_axis(histogram, values.max(1, keepdims=True), axis=1)
     step = (size - brightest) // 255

@@ -42,9 +42,24 @@ def main() -> int:
         parser.error('there is no program to start, such as: -- train.py --config=configs/resnet18.py')
     if min(arguments.processes, arguments.devices_per_process) < 1:
         parser.error('--processes and --devices_per_process must be at least 1')
+    needed, gpus = arguments.processes * arguments.devices_per_process, _count_gpus()
+    if 0 < gpus < needed:
+        parser.error(f'{needed} GPUs are needed and {gpus} there; JAX_PLATFORMS=cpu simulates devices')
     with socket.create_server(('127.0.0.1', 0)) as server:
         port = server.getsockname()[1]  # free now; process 0 will listen there
     return run(command, arguments.processes, arguments.devices_per_process, port)
+
+
+def _count_gpus() -> int:
+    if os.environ.get('JAX_PLATFORMS', '').startswith('cpu'):
+        return 0
+    if (visible := os.environ.get('CUDA_VISIBLE_DEVICES')) is not None:
+        return len([gpu for gpu in visible.split(',') if gpu not in ('', '-1')])
+    try:
+        listed = subprocess.run(['nvidia-smi', '--list-gpus'], capture_output=True, text=True).stdout
+    except OSError:
+        return 0
+    return sum(line.startswith('GPU ') for line in listed.splitlines())
 
 
 def run(command: list[str], count: int, devices: int, port: int) -> int:

@@ -25,6 +25,8 @@
 set -u
 cd "${SLURM_SUBMIT_DIR:?submit this script with sbatch}" || exit 1
 trap '' TERM # for the processes that srun starts, not for this script
+# All nodes must see it; without it several machines have none.
+export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/runs/.compilation}"
 
 # train.py finds the other processes by the variables that srun sets. Once one fails, the others end.
 # Since SLURM 22.05 srun does not inherit --cpus-per-task.

@@ -70,7 +70,8 @@ def find_batch_size(config: ConfigDict, devices: Sequence[jax.Device] | None = N
         try:
             trial = _try(experiment, batch_size, data)
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
-            if not is_out_of_memory(error):
+            # XLA says of kernels none of which finds room only that it cannot tune them.
+            if not is_out_of_memory(error) and not (trials and 'Autotuning failed' in str(error)):
                 raise
             reason = f'{batch_size:,} do not fit in memory'
             if not trials:

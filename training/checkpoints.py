@@ -88,8 +88,9 @@ class Checkpoints:
                 'Use the config it was trained with, or another --workdir.'
             )
         with self._explained(name, step):
-            device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-            target = jax.tree.map(lambda x: x.update(sharding=device), shapes)
+            device = jax.config.jax_default_device or jax.local_devices()[0]
+            sharding = jax.sharding.SingleDeviceSharding(device)
+            target = jax.tree.map(lambda x: x.update(sharding=sharding), shapes)
             args = ocp.args.Composite(arrays=ocp.args.StandardRestore(target))
             flat = manager.restore(step, args=args)['arrays']
         return jax.tree.unflatten(jax.tree.structure(template), [flat[key] for key in _flatten(template)])

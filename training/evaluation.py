@@ -214,7 +214,9 @@ def restore(
         # It needs no image of the training set.
         trained_on = sources.Dataset.described(checkpoints.metadata(name, step)['dataset'])
         experiment = create_experiment(resolve(config, devices), devices, trained_on)
-        variables = experiment.execution.replicate(restore_variables(experiment, checkpoints, name, step))
+        with jax.default_device(experiment.execution.own_devices[0]):
+            restored = restore_variables(experiment, checkpoints, name, step)
+        variables = experiment.execution.replicate(restored)
     return experiment, variables, step
 
 

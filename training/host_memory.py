@@ -22,6 +22,8 @@ _CGROUPS = {
 _NVIDIA = '/dev/nvidiactl', '/usr/lib/wsl/lib/libcuda.so.1'
 _GPUS = *_NVIDIA, '/dev/dxg', '/dev/kfd'  # under WSL, AMD's
 
+# Of XLA's allocator, of kernels that are loaded, and of cuDNN.
+_SIGNS = 'RESOURCE_EXHAUSTED', 'CUDA_ERROR_OUT_OF_MEMORY', 'CUDNN_STATUS_ALLOC_FAILED'
 _WAY_OUT = (
     'Take a smaller --config.batch_size, which --find_batch_size finds, or '
     '--config.optimizer.accumulation_steps=2'
@@ -141,7 +143,7 @@ def _cgroups() -> Iterator[tuple[Path, str, str]]:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the host or, as JAX says it, a device has too little memory."""
     # By its name, since importing JAX takes seconds. A full disk is RESOURCE_EXHAUSTED too, but a ValueError.
-    of_device = type(error).__name__ == 'JaxRuntimeError' and 'RESOURCE_EXHAUSTED' in str(error)
+    of_device = type(error).__name__ == 'JaxRuntimeError' and any(sign in str(error) for sign in _SIGNS)
     return of_device or isinstance(error, MemoryError)
 
 

@@ -44,6 +44,7 @@ class Execution:
 
     Attributes:
       devices: those in use.
+      own_devices: those of them that belong to this process.
       axis_name: what a step must average over (pmap), None under jit.
       device_count: number of devices; the global batch must be divisible by it.
       process_count: number of processes that these belong to.
@@ -61,6 +62,7 @@ class Execution:
         self.axis_name = AXIS if parallel == 'pmap' else None
         self.devices = list(devices or jax.devices())
         self.device_count = len(self.devices)
+        self.own_devices = [d for d in self.devices if d.process_index == jax.process_index()]
         counts = collections.Counter(device.process_index for device in self.devices)
         if len(set(counts.values())) > 1:
             listed = ', '.join(str(count) for _, count in sorted(counts.items()))
@@ -160,7 +162,7 @@ class Execution:
     def _device_bytes(self) -> float:
         if self.devices[0].platform == 'cpu':
             return available_bytes()
-        return self.device_count * _free_bytes(self.devices)
+        return self.device_count * _free_bytes(self.own_devices)
 
     def _least(self, value: float) -> float:
         """Returns the least of all processes' values."""
@@ -306,7 +308,6 @@ def _copy(tree: Any) -> Any:
 
 
 def _free_bytes(devices: Sequence[jax.Device]) -> float:
-    """Returns the least memory that is free on a device of this process; infinity where it is not known."""
-    mine = [device for device in devices if device.process_index == jax.process_index()]
-    statistics = [device.memory_stats() or {} for device in mine]
+    """Returns the least memory that is free on one of these; infinity where it is not known."""
+    statistics = [device.memory_stats() or {} for device in devices]
     return min(each.get('bytes_limit', math.inf) - each.get('bytes_in_use', 0) for each in statistics)

@@ -68,8 +68,10 @@ def find_launch(
         )
     if int(environ.get('SLURM_STEP_NUM_TASKS', 1)) > 1:
         alone = environ['SLURM_STEP_NUM_TASKS'] == environ['SLURM_STEP_NUM_NODES']
-        alone = alone or 'SLURM_GPUS_PER_TASK' in environ  # each task sees its own, one or several
-        return Launch(None, None, None, 'slurm', _local_devices(alone, 'SLURM_LOCALID', environ))
+        # Each task sees its own, one or several, unless --gpu-bind says otherwise.
+        alone |= 'SLURM_GPUS_PER_TASK' in environ and 'CUDA_VISIBLE_DEVICES' not in environ
+        own = int(environ.get('SLURM_GPUS_PER_TASK', '1').rpartition(':')[2])  # 2, or a100:2
+        return Launch(None, None, None, 'slurm', _local_devices(alone, 'SLURM_LOCALID', environ, own))
     if started_by_mpi:
         if not coordinator and 'OMPI_MCA_orte_hnp_uri' not in environ:
             raise ConfigError(
@@ -89,11 +91,13 @@ def find_launch(
     return None
 
 
-def _local_devices(alone: bool, number: str, environ: Mapping[str, str]) -> list[int]:
-    """All that it sees where it is alone or was given its own; else the one of its number on the machine."""
-    given = environ.get('CUDA_VISIBLE_DEVICES', '')
-    given_one = bool(given) and ',' not in given  # a number, or the UUID of a GPU or of a part of one
-    return [] if alone or given_one else [int(environ[number])]
+def _local_devices(alone: bool, number: str, environ: Mapping[str, str], own: int = 1) -> list[int]:
+    """All that it sees where it is alone or sees no more than its `own`; else those by its number here."""
+    visible = environ.get('CUDA_VISIBLE_DEVICES', '')  # numbers, or UUIDs of GPUs or of parts of them
+    if alone or (visible and len(visible.split(',')) <= own):
+        return []
+    first = int(environ[number]) * own
+    return list(range(first, first + own))
 
 
 @contextlib.contextmanager
@@ -118,6 +122,7 @@ def joined(launch: Launch | None) -> Iterator[bool]:
     _initialize(launch)
     watch, is_main = Watch(), state().process_id == 0
     try:
+        _keep_caches_alike()
         with contextlib.ExitStack() as stack:
             if not is_main:
                 nothing = stack.enter_context(open(os.devnull, 'w'))
@@ -158,6 +163,18 @@ def _initialize(launch: Launch) -> None:
     finally:
         waiting.cancel()
         signal.signal(signal.SIGTERM, handler)  # JAX has taken it, for a preemption service not used here
+
+
+def _keep_caches_alike() -> None:
+    """Turns the compilation cache off on several machines, whose folders may differ, unless it was placed.
+
+    Process 0 alone writes it. On GPUs XLA shares the autotuning of a program out among the processes: one
+    that finds the program would leave the others waiting for its share.
+    """
+    import jax
+
+    if len(set(_machines())) > 1 and 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+        jax.config.update('jax_enable_compilation_cache', False)
 
 
 def in_turn(load: Callable[[], Any]) -> Any:

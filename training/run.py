@@ -71,8 +71,12 @@ def run(config: ConfigDict, workdir: str | Path, devices: Sequence[jax.Device] |
 
     experiment = create_experiment(config, devices)
     check_training(experiment)
-    # Of several processes the first writes for all.
-    with _alone(workdir) if experiment.execution.is_main else contextlib.nullcontext():
+    execution = experiment.execution
+    # Of several processes the first writes for all. What needs one device takes one of those in use.
+    with (
+        _alone(workdir) if execution.is_main else contextlib.nullcontext(),
+        jax.default_device(execution.own_devices[0]),
+    ):
         check_shared(workdir)
         return _report(console, workdir, _train(experiment, workdir, console))
 

@@ -95,6 +95,13 @@ sys.exit(1)
     assert process.returncode == 7
 
 
+def test_too_few_gpus_are_said_before_anything_starts(program):
+    environ = {**os.environ, 'JAX_PLATFORMS': '', 'CUDA_VISIBLE_DEVICES': '0,3'}
+    process = start(program(''), processes=3, env=environ)
+    assert '3 GPUs are needed and 2 there; JAX_PLATFORMS=cpu simulates' in process.communicate(timeout=60)[1]
+    assert process.returncode == 2
+
+
 def test_a_signal_reaches_all(program, tmp_path):
     heard = 'signal.signal(signal.SIGTERM, lambda *_: sys.exit(f"stopped {index}"))'
     process = start(program(f'{heard}\nopen({str(tmp_path)!r} + f"/ready {{index}}", "w")\ntime.sleep(60)'))

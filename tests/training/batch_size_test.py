@@ -13,7 +13,7 @@ def speeds(monkeypatch):
 
     def attempt(experiment, size, data):
         if size not in values:
-            raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: out of memory')
+            raise jax.errors.JaxRuntimeError(values.get('error', 'RESOURCE_EXHAUSTED: out of memory'))
         return Trial(size, values[size], 10 * size)
 
     monkeypatch.setattr(batch_size, '_try', attempt)
@@ -27,6 +27,15 @@ def test_the_smallest_of_the_fastest_sizes_is_recommended(config, speeds, capsys
     printed = capsys.readouterr().out
     assert '512 do not fit in memory' in printed
     assert '--config.batch_size=128' in printed
+
+
+def test_kernels_without_room_are_a_lack_of_memory_once_smaller_batches_ran(config, speeds, capsys):
+    speeds |= {32: 100.0, 'error': 'INTERNAL: Autotuning failed for HLO: No valid config found!'}
+    find_batch_size(config, jax.devices()[:1])
+    assert '64 do not fit in memory' in capsys.readouterr().out
+    del speeds[32]
+    with pytest.raises(jax.errors.JaxRuntimeError, match='Autotuning failed'):
+        find_batch_size(config, jax.devices()[:1])
 
 
 def test_it_stops_where_doubling_gains_nothing(config, speeds, capsys):

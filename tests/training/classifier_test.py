@@ -16,6 +16,7 @@ from input_pipeline import DataError, sources
 from training import classifier
 from training.classifier import Classifier, classify
 from training.evaluation import evaluate
+from training.parallel import Execution
 from training.verification import export_features
 
 pytestmark = pytest.mark.usefixtures('config')
@@ -53,6 +54,17 @@ def test_arrays_are_classified_as_the_split_is(model, finished, images, tmp_path
     np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
     np.testing.assert_allclose(model.probabilities(images[:1]), probabilities[:1], atol=1e-6)
     assert (model.class_names[3], model.image_shape) == ('3', (8, 8, 1))
+
+
+def test_other_devices_are_left_alone(finished, monkeypatch):
+    def spy(self, tree):
+        seen.update(*(x.devices() for x in jax.tree.leaves(tree)))
+        return replicate(self, tree)
+
+    seen, replicate = set(), Execution.replicate
+    monkeypatch.setattr(Execution, 'replicate', spy)
+    Classifier(finished, devices=jax.devices()[3:4])
+    assert seen == set(jax.devices()[3:4])
 
 
 @pytest.mark.parametrize('flip', [False, True])

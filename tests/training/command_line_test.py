@@ -131,12 +131,19 @@ def test_mistake_in_a_config_file_is_answered_in_one_line(tmp_path, line, answer
     [
         (MemoryError(), 'MemoryError'),
         (jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Cannot allocate 9 bytes.\nA page'), '9 bytes'),
+        (jax.errors.JaxRuntimeError('INTERNAL: CUBIN: CUDA_ERROR_OUT_OF_MEMORY'), 'CUBIN'),
     ],
 )
 def test_lack_of_memory_is_explained(error, reason):
     with pytest.raises(SystemExit, match=f'memory .*batch_size.*{reason}') as stopped, explained():
         raise error
     assert '\n' not in stopped.value.code
+
+
+def test_gpu_whose_libraries_do_not_start_is_explained():
+    message = 'FAILED_PRECONDITION: DNN library initialization failed. Look at the errors above.'
+    with pytest.raises(SystemExit, match=r'another program has its memory.*PREALLOCATE=false'), explained():
+        raise jax.errors.JaxRuntimeError(message)
 
 
 def test_full_disk_is_explained():

@@ -17,6 +17,7 @@ MPI_5 = {
     'OMPI_COMM_WORLD_LOCAL_SIZE': '2',
     'OMPI_COMM_WORLD_LOCAL_RANK': '0',
 }
+TWO_EACH = {**SLURM, 'SLURM_GPUS_PER_TASK': 'a100:2'}
 MPI = {**MPI_5, 'OMPI_MCA_orte_hnp_uri': 'address'}
 
 
@@ -27,7 +28,9 @@ MPI = {**MPI_5, 'OMPI_MCA_orte_hnp_uri': 'address'}
         (None, {**SLURM, 'CUDA_VISIBLE_DEVICES': '0'}, (None, None, None, 'slurm', [])),  # srun gave each one
         (None, {**SLURM, 'CUDA_VISIBLE_DEVICES': 'MIG-1a'}, (None, None, None, 'slurm', [])),  # a part of one
         (None, {**SLURM, 'CUDA_VISIBLE_DEVICES': '0,1,2,3'}, (None, None, None, 'slurm', [3])),
-        (None, {**SLURM, 'SLURM_GPUS_PER_TASK': '2'}, (None, None, None, 'slurm', [])),  # or several
+        (None, TWO_EACH, (None, None, None, 'slurm', [])),  # or several
+        (None, TWO_EACH | {'CUDA_VISIBLE_DEVICES': '0,1'}, (None, None, None, 'slurm', [])),
+        (None, TWO_EACH | {'CUDA_VISIBLE_DEVICES': '0,1,2,3,4,5,6,7'}, (None, None, None, 'slurm', [6, 7])),
         (None, {**SLURM, 'SLURM_STEP_NUM_TASKS': '2'}, (None, None, None, 'slurm', [])),  # all of its node
         (None, MPI, (None, 4, 2, 'ompi', [0])),
         (None, {**MPI, 'OMPI_COMM_WORLD_LOCAL_SIZE': '1'}, (None, 4, 2, 'ompi', [])),
@@ -44,6 +47,25 @@ def test_launchers_are_found_by_their_environment(coordinator, environ, launch):
 def test_a_process_that_is_not_one_of_several_is_alone(environ):
     """As in a shell that salloc opened."""
     assert find_launch(None, None, None, environ) is None
+
+
+@pytest.mark.parametrize(
+    ('machines', 'environ', 'kept'),
+    [
+        (['a', 'a'], {}, True),
+        (['a', 'b'], {}, False),
+        (['a', 'b'], {'JAX_COMPILATION_CACHE_DIR': '/all'}, True),
+    ],
+)
+def test_compiled_programs_are_kept_where_all_processes_find_them(monkeypatch, machines, environ, kept):
+    monkeypatch.setattr(processes, '_machines', lambda: machines)
+    monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR', raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    updates = {}
+    monkeypatch.setattr(jax.config, 'update', updates.__setitem__)
+    processes._keep_caches_alike()
+    assert updates == ({} if kept else {'jax_enable_compilation_cache': False})
 
 
 def test_flags_go_before_the_environment():
