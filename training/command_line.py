@@ -114,8 +114,8 @@ def explained(
             sys.exit(f'error: {lack_of_memory(error)}')
         if 'DNN library initialization failed' in str(error):
             sys.exit(
-                'error: cuDNN cannot start on the GPU. Mostly another program has its memory (nvidia-smi says '
-                'which): end that, or start both with XLA_PYTHON_CLIENT_PREALLOCATE=false. Else a PyTorch in '
+                'error: cuDNN cannot start on the GPU. Mostly another program has its memory (nvidia-smi '
+                'says which): end that, or start both with XLA_PYTHON_CLIENT_PREALLOCATE=false. Or a PyTorch in '
                 'the same environment has brought another version: README.md says what to install.'
             )
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
