@@ -6,7 +6,8 @@ import io
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-_FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'PPM', 'GIF')  # by content: suffixes are often wrong; PPM reads pgm
+# By content: suffixes are often wrong. PPM reads pgm.
+_FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'PPM', 'GIF', 'TIFF')
 _ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 
 
@@ -57,6 +58,8 @@ def _has_16_bits(image: Image.Image, content: bytes) -> bool:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Returns an image of any mode as `standardize` stores it, but for its orientation."""
+    if image.mode == 'F':
+        raise UnreadableImage('its pixels are floating-point numbers, of an unknown range')
     if image.mode.startswith('I'):  # 16 bits of grey, which Pillow would clip rather than scale
         grey = (np.asarray(image).astype(np.int64).clip(0, 65535) + 128) // 257
         image = Image.fromarray(grey.astype(np.uint8))

@@ -52,7 +52,7 @@ def decode(encoded: list[bytes], shape: tuple[int, int, int], *, resize: bool = 
             if resize:
                 pixels = _resized(pixels, shape[0])
             if pixels.shape[:2] != shape[:2]:  # which a reshape would scramble
-                raise ValueError(f'{pixels.shape[1]} x {pixels.shape[0]} pixels')
+                raise ValueError(f'{pixels.shape[1]} x {pixels.shape[0]} pixels, not {shape[1]} x {shape[0]}')
             images[index] = pixels.reshape(shape)
         except Exception as error:  # Pillow raises many kinds, not all of which a worker can send back
             raise UndecodableImage(index, str(error)) from None

@@ -44,6 +44,8 @@ def _encoded(image: Picture, *, alpha: bool) -> bytes:
         image = Image.fromarray(image.squeeze(2) if image.shape[2:] == (1,) else image)
     if not isinstance(image, Image.Image):
         raise UnreadableImage(f'{type(image).__name__} is neither a file nor an image')
+    if image.mode == 'I' and image.getextrema()[1] < 256:
+        raise UnreadableImage('its integers of 32 bits look like 8: convert it to mode L first')
     buffer = io.BytesIO()
     image = ImageOps.exif_transpose(image)
     (image.convert('RGBA') if alpha else to_rgb(image)).save(buffer, 'PNG', compress_level=1)

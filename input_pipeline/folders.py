@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from input_pipeline import DataError
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.pgm')  # in any case
+# In any case.
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.pgm', '.ppm', '.gif', '.tif', '.tiff')
 _LAYOUT = (
     'It must hold train/<class>/ with the images of each class and other splits beside train likewise, or '
     'nothing but <class>/'
@@ -77,6 +78,9 @@ def scan(folder: Path) -> Listing:
         found.setdefault(split, []).append((class_name, path, size, mtime_ns))
     _check_names(folder, found)
     classes = {split: {image[0] for image in images} for split, images in found.items()}
+    others = [path for path, *_ in files if _in_folder(path) and '/.' not in path and not is_image(path)]
+    others = [(f'train/{path}' if only_classes else path) for path in others]
+    _check_none_is_lost(folder, others, classes.get('train', set()))
     _check_classes(folder, classes)
     class_names = sorted(classes['train'])
     labels = {name: label for label, name in enumerate(class_names)}
@@ -166,6 +170,21 @@ def _check_names(folder: Path, found: dict[str, list]) -> None:
                 path.encode()
             except UnicodeEncodeError:
                 raise DataError(f'{folder}: the name {path!a} is not UTF-8. Rename that file.') from None
+
+
+def _check_none_is_lost(folder: Path, others: list[str], train: set[str | None]) -> None:
+    """Raises DataError where there is a class folder in train without any image, but with other files."""
+    lost: dict[str, set[str]] = {}
+    for path in others:
+        split, class_name = _place(path)
+        if split == 'train' and class_name is not None and class_name not in train:
+            lost.setdefault(class_name, set()).add(Path(path).suffix or path.rpartition('/')[2])
+    if train - {None} and lost:
+        raise DataError(
+            f'{folder}: of class {_listed(lost)} there are files, but none is an image to go by its name '
+            f'({_listed(set().union(*lost.values()))}; not {", ".join(SUFFIXES)}). Convert them, or move '
+            'that folder away.'
+        )
 
 
 def _check_classes(folder: Path, classes: dict[str, set[str | None]]) -> None:

@@ -46,6 +46,8 @@ def carve_validation(
     except ValueError as error:
         raise DataError(
             f'config.dataset.validation={validation:g} does not work for {total:,} training images '
-            f'of {len(classes)} classes, each of which must be in both parts: {error}'
+            f'of {len(classes)} classes, each of which must be in both parts: {error}. One '
+            f'of each class is --config.dataset.validation={len(classes)}; a split of your own is '
+            '--config.dataset.validation=0 --config.dataset.validation_split=NAME.'
         ) from error
     return np.sort(train), np.sort(held_out)

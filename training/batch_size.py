@@ -66,6 +66,8 @@ def find_batch_size(config: ConfigDict, devices: Sequence[jax.Device] | None = N
     data = experiment.execution.place_data(loader.arrays) if isinstance(loader, Resident) else None
     trials, reason = [], f'the {loader.size:,} training images are no more'
     batch_size = max(min(-(-FIRST // unit), loader.size // unit), 2) * unit
+    if batch_size > loader.size:
+        reason = f'two images for each device and accumulation step are {batch_size}, of {loader.size}'
     while batch_size <= loader.size:
         try:
             trial = _try(experiment, batch_size, data)

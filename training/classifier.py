@@ -80,7 +80,7 @@ class Classifier:
 
     def _outputs(self, name: str, create_step: Callable, images) -> np.ndarray:
         images = _as_numpy(images)
-        if isinstance(images, str | Path | Image.Image) or getattr(images, 'ndim', 4) == 3:
+        if isinstance(images, str | Path | Image.Image) or getattr(images, 'ndim', 4) in (2, 3):
             images = [images]
         if not isinstance(images, np.ndarray):
             images = [_as_numpy(image) for image in images]

@@ -41,7 +41,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         sys.exit(0)
     except flags.Error as error:
         sys.exit(f'error: {_explain_flag(str(error))}')
-    except (AttributeError, ImportError, KeyError, OSError, SyntaxError, TypeError, ValueError) as error:
+    except (AttributeError, ImportError, LookupError, OSError, SyntaxError, TypeError, ValueError) as error:
         with explained():
             raise ConfigError(_explain_flags(argv, error)) from error
 
@@ -115,8 +115,8 @@ def explained(
         if 'DNN library initialization failed' in str(error):
             sys.exit(
                 'error: cuDNN cannot start on the GPU. Mostly another program has its memory (nvidia-smi '
-                'says which): end that, or start both with XLA_PYTHON_CLIENT_PREALLOCATE=false. Or a PyTorch in '
-                'the same environment has brought another version: README.md says what to install.'
+                'says which): end that, or start both with XLA_PYTHON_CLIENT_PREALLOCATE=false. Or a PyTorch '
+                'in the same environment has brought another version: README.md says what to install.'
             )
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             sys.exit(f'error: {error}: make room there, and run the same command again.')

@@ -147,7 +147,9 @@ RULES: dict[str, Rule] = {
     'model.stem': _one_of('cifar', 'cifar_pool', 'imagenet'),
     'model.max_parameters': _at_least(0),
     'model.activation': _one_of(*ACTIVATIONS),
-    'model.stage_sizes': _each(lambda size: size >= 1, 'whole numbers of blocks, at least 1 for each stage'),
+    'model.stage_sizes': _each(
+        lambda size: size >= 1, '() for the default, or whole numbers of blocks, at least 1 for each stage'
+    ),
     'model.kernel_sizes': _each(lambda size: size >= 1 and size % 2 == 1, 'odd whole numbers'),
     'model.shortcut_kernel_sizes': _each(lambda size: size >= 1, 'whole numbers, at least 1'),
     'model.se': _one_of('none', 'stem', 'blocks'),
@@ -238,7 +240,7 @@ _MAY_CHANGE = (
     'precision',
     'parallel',
     'steps_per_dispatch',
-    'dataset.folder',
+    'dataset.folder',  # as it does what was prepared
     'dataset.bad_images',
     'dataset.data_dir',
     'dataset.manual_dir',
@@ -248,6 +250,7 @@ _MAY_CHANGE = (
     'model.convolution',
     'early_stopping.',
     'checkpoint.',
+    'verification.pairs',  # training.resumption compares what they say
     'verification.resamples',
     'wandb.',
 )
@@ -288,6 +291,8 @@ def completed(saved: Mapping) -> dict:
 def different_keys(saved: Mapping, config: ConfigDict) -> dict[str, tuple[Any, Any]]:
     """Returns {key: (saved, now)} of what differs and must not, for a run to continue."""
     known, before, now = flatten(saved), flatten(completed(saved)), flatten(config)
+    if before['dataset.folder'] and now['dataset.folder']:  # the name depends on the folder's path
+        before['dataset.name'] = now['dataset.name']
     return {
         key: (before.get(key), now.get(key))
         for key in sorted({*before, *now})

@@ -196,6 +196,8 @@ def saved_config(workdir: Path, data_dir: str | None = None) -> ConfigDict:
         ) from error
     if data_dir is not None:  # another machine may be meant
         config.dataset.update(data_dir=data_dir, manual_dir='', cache_dir='')
+        if config.dataset.folder and not Path(config.dataset.folder).exists():
+            config.dataset.folder = ''  # what was prepared from it will do
     return config
 
 

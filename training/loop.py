@@ -21,7 +21,7 @@ from training.interruption import Interrupted, Interruption
 from training.loss_scale import all_finite
 from training.parallel import SUMS
 from training.progress import Progress
-from training.resumption import BEST, find_last
+from training.resumption import BEST, data_of, find_last
 from training.schedules import hyperparameters
 from training.tracking import Tracker
 from training.verification import PER_EPOCH, Verifier
@@ -274,7 +274,7 @@ class Training:
         metadata = {
             'config': self.config.to_dict(),
             'dataset': self.experiment.dataset.description(),
-            'train_images': self.experiment.loaders['train'].size,
+            **data_of(self.experiment),
             'versions': versions(),
         }
         for name, variables in self._unsaved.items():

@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import hashlib
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -102,6 +103,12 @@ class PairedImages(NamedTuple):
         rows = self.used[self.rows[chosen]]
         images = self.split.images[rows.ravel()]
         return images.reshape(*rows.shape, *images.shape[1:])
+
+    @property
+    def checksum(self) -> str:
+        """Of the images' ids, labels and folds."""
+        parts = self.split.ids[self.used[self.rows]], self.labels, self.folds
+        return hashlib.sha256(repr([np.asarray(part).tolist() for part in parts]).encode()).hexdigest()
 
 
 def find_file(name: str, folder: str, key: str) -> Path:

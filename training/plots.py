@@ -170,6 +170,7 @@ def parameters(names: Sequence[str], counts: Sequence[int], path: Path, *, title
     return save(figure, path)
 
 
+@styled
 def image_grid(
     images: np.ndarray, path: Path, *, title: str, titles: Sequence[str], columns: int = 8
 ) -> Path:
@@ -203,12 +204,9 @@ def image_grid(
             ha='center',
             va='top',
             fontsize=8,
-            parse_math=False,
         )
     figure.figimage(canvas)
-    figure.text(
-        gap, canvas_height - 14, title, transform=None, va='top', fontsize=12, weight='bold', parse_math=False
-    )
+    figure.text(gap, canvas_height - 14, title, transform=None, va='top', fontsize=12, weight='bold')
     return save(figure, path)
 
 

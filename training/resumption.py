@@ -55,15 +55,26 @@ def check_same_run(workdir: Path, saved: Mapping, config: ConfigDict) -> None:
         )
 
 
+def data_of(experiment: Experiment) -> dict:
+    """Returns what a checkpoint says of the data besides `Dataset.description`."""
+    paired = experiment.paired
+    return {
+        'train_images': experiment.loaders['train'].size,
+        'pairs_checksum': None if paired is None else paired.checksum,
+    }
+
+
 def _check_data(metadata: dict, experiment: Experiment, workdir: Path) -> None:
     """Raises CheckpointError unless the run of a checkpoint was trained on the data of this one."""
     dataset = experiment.dataset
     check_classes(metadata['dataset']['class_names'], dataset)
-    then = {'train_images': metadata['train_images'], **metadata['dataset']}
-    now = {'train_images': experiment.loaders['train'].size, **dataset.description()}
+    then = metadata | metadata['dataset']
+    now = data_of(experiment) | dataset.description()
+    if experiment.config.dataset.folder:  # the name depends on the folder's path
+        then['name'] = now['name']
     changed = [f'{k} was {then[k]}, is {new}' for k, new in now.items() if then.get(k, new) != new]
     if changed:
         raise CheckpointError(
             f'{dataset.name} has changed since {workdir} was trained on it: {"; ".join(changed)} '
-            '(train_checksum: of labels and names). Put it back, or begin a new run in another --workdir.'
+            '(checksums: of labels and names). Put it back, or begin a new run in another --workdir.'
         )

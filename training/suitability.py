@@ -19,17 +19,22 @@ def _check_model(config: ConfigDict, image_shape: tuple[int, int, int], num_clas
     try:
         model = create_model(config, num_classes=num_classes)
         logits, variables = summary.abstract_outputs(model, image_shape)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except Exception as error:
+        own_model = ':' in config.name
+        if not own_model and not isinstance(error, TypeError | ValueError | ZeroDivisionError):
+            raise
         size = ' x '.join(map(str, image_shape))
         message = f'config.model: does not fit images of {size}: {error}'
-        if ':' in config.name:  # a model of one's own
+        if own_model:
             own = [f for f in traceback.extract_tb(error.__traceback__) if 'site-packages' not in f.filename]
             message = f'config.model.name={config.name}: {error} ({own[-1].filename}, line {own[-1].lineno})'
         raise ConfigError(message) from error
-    if logits.shape != (1, num_classes):
+    shape = getattr(logits, 'shape', None)
+    if shape != (1, num_classes):
+        given = f'a {type(logits).__name__}' if shape is None else f'{list(shape[1:])} outputs'
         raise ConfigError(
-            f'config.model.name={config.name}: gives {list(logits.shape[1:])} outputs for an image, where '
-            f'{num_classes} classes want [{num_classes}]'
+            f'config.model.name={config.name}: gives {given} for an image, where {num_classes} classes want '
+            f'logits of [{num_classes}]'
         )
     count, limit = summary.parameter_count(variables['params']), config.max_parameters
     if limit and count > limit:

@@ -39,6 +39,7 @@ def grey_in_rgb(grey):
     ('content', 'expected'),
     [
         (encode(RGB, 'BMP'), RGB),
+        (encode(RGB, 'TIFF'), RGB),
         (encode(RGB, 'WEBP', lossless=True), RGB),
         (encode(GREY), grey_in_rgb(GREY)),
         (encode(GREY, 'PPM'), grey_in_rgb(GREY)),
@@ -54,7 +55,21 @@ def grey_in_rgb(grey):
         (encode(Image.fromarray(RGB).convert('CMYK'), 'JPEG', quality=100), None),
         (encode(GREY, 'JPEG'), grey_in_rgb(Image.open(io.BytesIO(encode(GREY, 'JPEG'))))),
     ],
-    ids=['bmp', 'webp', 'grey', 'pgm', 'bits', '16', 'pgm16', 'alpha', 'palette', 'clear', 'cmyk', 'jpeg'],
+    ids=[
+        'bmp',
+        'tiff',
+        'webp',
+        'grey',
+        'pgm',
+        'bits',
+        '16',
+        'pgm16',
+        'alpha',
+        'palette',
+        'clear',
+        'cmyk',
+        'jpeg',
+    ],
 )
 def test_every_mode_becomes_rgb(content, expected):
     pixels = decode(standardize(content)[0])
@@ -94,6 +109,7 @@ def test_16_bit_rgb_becomes_8_bit():
         (b'text', 'no image'),
         (encode(RGB, 'JPEG')[:-80], '[Tt]runcated'),
         (encode(RGB)[:70], '.'),
+        (encode(np.ones((4, 4), np.float32), 'TIFF'), 'floating-point'),
     ],
 )
 def test_damaged_image_is_refused(content, reason):

@@ -30,6 +30,12 @@ def test_alpha_is_kept_where_the_model_takes_it(tmp_path):
         np.testing.assert_array_equal(fit_image(picture, (8, 8, 4)), PIXELS)
 
 
+@pytest.mark.parametrize(('kind', 'reason'), [(np.int32, 'look like 8'), (np.float32, 'floating-point')])
+def test_opened_image_of_unknown_range_is_refused(kind, reason):
+    with pytest.raises(DataError, match=reason):
+        fit_image(Image.fromarray(np.full((8, 8), 200, kind)), (8, 8, 3))
+
+
 def test_image_with_sides_swapped_is_refused():
-    with pytest.raises(DataError, match='an image cannot be read: 8 x 4 pixels'):
+    with pytest.raises(DataError, match='an image cannot be read: 8 x 4 pixels, not 4 x 8'):
         fit_image(PIXELS[:4, :, :3], (8, 4, 3))

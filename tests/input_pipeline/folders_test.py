@@ -50,6 +50,13 @@ def test_folders_of_images_alone_are_classes_of_train(tree):
     assert found == {'train': [('cat/2.png', 0), ('cat/more/3.png', 0), ('golden retriever/1.png', 1)]}
 
 
+@pytest.mark.parametrize('folder', ['train/', ''])
+def test_class_of_files_that_are_no_images_is_named(tree, folder):
+    path = tree(*(f'{folder}{name}' for name in ('a/1.png', 'b/2.tif', 'c/3.heic', 'c/.4.png', 'd/.5')))
+    with pytest.raises(DataError, match=r'of class c there are files, .*\(\.heic; not \.jpg, .*move that'):
+        folders.scan(path)
+
+
 def test_what_is_no_image_is_counted(tree):
     files = ('train/a/1.PNG', 'train/b/2.JpEg', 'train/c d/ä.webp', 'train/e/deep/3.bmp', 'dev/a/1.pgm')
     listing = folders.scan(tree(*files, 'train/a/.1.png', 'train/a/Thumbs.db', 'readme.txt', '.git/x/1.png'))

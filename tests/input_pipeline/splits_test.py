@@ -28,6 +28,12 @@ def test_impossible_parts_are_refused(validation):
         carve_validation(LABELS, validation, seed=0)
 
 
+def test_what_suffices_is_said():
+    with pytest.raises(DataError, match=r'=3 --|validation=3;'):
+        carve_validation(np.arange(30) % 3, 2, seed=0)
+    assert len(carve_validation(np.arange(30) % 3, 3, seed=0)[1]) == 3
+
+
 @pytest.mark.parametrize(
     ('names', 'expected'), [(None, 'image of 3, 4, and'), ('abcde', 'image of d, e, and')]
 )

@@ -55,6 +55,12 @@ def test_fewer_images_than_the_first_size_are_tried(config, speeds):
     assert find_batch_size(config, jax.devices()[:1]) == 18
 
 
+def test_more_accumulation_steps_than_images_are_said(config):
+    config.optimizer.accumulation_steps, config.dataset.validation = 64, 1437 - 100
+    with pytest.raises(ConfigError, match='two images for each device and accumulation step are 128, of 100'):
+        find_batch_size(config, jax.devices()[:1])
+
+
 def test_no_part_of_a_batch_has_a_single_image(config, speeds):
     speeds[128] = 1.0
     config.optimizer.accumulation_steps, config.dataset.validation = 64, 0.5

@@ -52,7 +52,8 @@ def test_arrays_are_classified_as_the_split_is(model, finished, images, tmp_path
     assert [int(row['predicted']) for row in rows] == probabilities.argmax(1).tolist()
     np.testing.assert_allclose([float(row['confidence']) for row in rows], probabilities.max(1), atol=1e-5)
     np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
-    np.testing.assert_allclose(model.probabilities(images[:1]), probabilities[:1], atol=1e-6)
+    for single in (images[:1], images[0], images[0, ..., 0]):
+        np.testing.assert_allclose(model.probabilities(single), probabilities[:1], atol=1e-6)
     assert (model.class_names[3], model.image_shape) == ('3', (8, 8, 1))
 
 

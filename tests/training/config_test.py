@@ -266,6 +266,9 @@ def test_a_run_may_continue_elsewhere_and_longer_but_not_as_another():
     half = changed(precision='float16', **steps)  # whose checkpoints have a loss scale
     assert different_keys(saved, half) == {'precision': ('float32', 'float16')}
     assert different_keys(saved, other) == {'batch_size': (512, 64), 'model.width': (64, 8)}
+    moved = [changed(**{'dataset.folder': path, 'dataset.name': f'folder_{path}'}, **steps) for path in 'ab']
+    assert different_keys(moved[0].to_dict(), moved[1]) == {}
+    assert list(different_keys(saved, moved[0])) == ['dataset.name']
     # As if these keys had been added since.
     del saved['seed'], saved['loss']['focal_gamma'], saved['schedule']['plateau_metric']
     elsewhere.schedule.plateau_metric = 'val_loss'  # as resolved

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from input_pipeline import DataError
 from tests.input_pipeline.conftest import write_dataset
+from training import CheckpointError
 from training.console import Console
 from training.evaluation import evaluate
 from training.feeds import StreamingFeed
@@ -65,6 +67,11 @@ def test_streamed_run_equals_resident_one_also_when_interrupted(
     monkeypatch.setattr(Console, 'update', interrupt)
     with pytest.raises(Interrupted):
         run(stream, workdir, DEVICES)
+    others = stream.copy_and_resolve_references()
+    others.verification.pairs = str(tmp_path / 'others.txt')
+    Path(others.verification.pairs).write_text('other-0 other-4 0\nother-4 other-3 1\nother-3 other-0 0\n')
+    with pytest.raises(CheckpointError, match=r'pairs_checksum was .*Put it back'):
+        run(others, workdir, DEVICES)
     run(stream, workdir, DEVICES)
     assert_same_run(resident, workdir)
     assert 'streaming loader: as config.dataset.loader says' in capsys.readouterr().out

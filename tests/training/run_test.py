@@ -274,25 +274,30 @@ def test_a_model_that_does_not_suit_is_refused_before_images_are_read(
         create_experiment(resolve(config, DEVICES), DEVICES)
 
 
-def test_a_model_with_other_outputs_than_classes_is_refused(config, monkeypatch):
+@pytest.mark.parametrize(('several', 'given'), [(False, '[7] outputs'), (True, 'a tuple')])
+def test_a_model_with_other_outputs_than_classes_is_refused(config, monkeypatch, several, given):
     class Seven(nn.Module):
         @nn.compact
         def __call__(self, images, *, train):
-            return nn.Dense(7)(images.reshape(len(images), -1))
+            logits = nn.Dense(7)(images.reshape(len(images), -1))
+            return (logits, images) if several else logits
 
     monkeypatch.setitem(registry.MODELS, 'seven', Seven)
     config.model.name = 'seven'
-    with pytest.raises(ConfigError, match=re.escape('gives [7] outputs for an image, where 10 classes')):
+    with pytest.raises(ConfigError, match=re.escape(f'gives {given} for an image, where 10 classes want')):
         create_experiment(resolve(config, DEVICES), DEVICES)
 
 
-def test_an_error_in_a_model_of_ones_own_is_placed(config, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ('name', 'line', 'error'), [('wrong', 'images + None', 'unsupported'), ('odd', 'self.scope.x', "'Scope'")]
+)
+def test_an_error_in_a_model_of_ones_own_is_placed(config, tmp_path, monkeypatch, name, line, error):
     source = 'import flax.linen as nn\n\n\nclass Net(nn.Module):\n'
-    source += '    def __call__(self, images, *, train):\n        return images + None\n'
-    (tmp_path / 'wrong.py').write_text(source)
+    source += f'    def __call__(self, images, *, train):\n        return {line}\n'
+    (tmp_path / f'{name}.py').write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
-    config.model.name = 'wrong:Net'
-    with pytest.raises(ConfigError, match=r'wrong:Net: unsupported operand .*wrong\.py, line 6\)'):
+    config.model.name = f'{name}:Net'
+    with pytest.raises(ConfigError, match=rf'{name}:Net: {error} .*{name}\.py, line 6\)'):
         create_experiment(resolve(config, DEVICES), DEVICES)
 
 
