@@ -4,9 +4,9 @@ Command: python benchmarks/input.py [--workers=2] [--images=4000] [--stored=112]
 
 Both read the same JPEGs, ours as array_record, theirs as files, in the same batches of the same size, with as
 many worker processes, and take turns, so that other load hits both alike. `batches` are decoded, resized and
-put together; `augmented` ones have had R1's whole augmentation and normalisation: theirs in the workers, ours
-compiled, on the cores that the workers use too (or on the GPU where there is one). Without PyTorch only ours
-is measured.
+put together; `augmented` ones have had all that configs/resnet18_faces_original.py augments and normalises:
+theirs in the workers, ours compiled, on the cores that the workers use too (or on the GPU where there is
+one). Without PyTorch only ours is measured.
 """
 
 import argparse

@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from configs import resnet18
 from input_pipeline import normalization
 from input_pipeline.sources import Dataset, Split
-from jax_models import model_names, summary
+from jax_models import MODELS, summary
 from training.checkpoints import Checkpoints
 from training.console import Console
 from training.experiment import Experiment, create_experiment, resolve
@@ -99,7 +99,7 @@ def parse_arguments() -> argparse.Namespace:
     if '--pytorch' not in sys.argv:
         keep_freed_memory()  # before the next line starts JAX's threads
     gpu = jax.default_backend() == 'gpu'
-    models = [name for name in model_names() if re.fullmatch(r'resnet\d+', name)]
+    models = [name for name in MODELS if re.fullmatch(r'resnet\d+', name)]
     parser.add_argument('--model', default='resnet18', choices=models)
     parser.add_argument('--width', type=int, default=64, help='channels of the first stage')
     parser.add_argument('--batch_size', type=int, default=512 if gpu else 128, help='images a step')

@@ -13,7 +13,6 @@ import sys
 import tarfile
 import threading
 import urllib.request
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from PIL import Image
 
 from input_pipeline import DataError, records
 from input_pipeline.progress import track
+from input_pipeline.writing import written
 
 NAMES = ('cifar10', 'cifar100')
 _CONNECT_SECONDS = 15  # until the server answers, name resolution included
@@ -141,18 +141,12 @@ def _verify(archive: Path, expected, way_out: str) -> None:
 
 def _download(url: str, target: Path, expected) -> None:
     """Downloads a file; it appears under its name only when it is complete and right."""
-    temporary = target.with_name(f'{target.name}.{uuid.uuid4().hex}.tmp')
     title = f'Downloading {url} ({expected.size / 1e6:,.0f} MB) to {target}'
-    try:
-        with _connect(url, target) as response:
-            target.parent.mkdir(parents=True, exist_ok=True)  # not for nothing, where data_dir is mistyped
-            with open(temporary, 'wb') as file:
-                for block in track(_blocks(response, url, target), expected.size, title):
-                    file.write(block)
+    # Connected first: no folder is made where data_dir is mistyped.
+    with _connect(url, target) as response, written(target) as temporary:
+        with open(temporary, 'wb') as file:
+            file.writelines(track(_blocks(response, url, target), expected.size, title))
         _verify(temporary, expected, f'The download from {url} went wrong: try again')
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _blocks(response, url: str, target: Path) -> Iterator[bytes]:

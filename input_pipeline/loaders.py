@@ -57,7 +57,5 @@ def training_order(size: int, *, seed: int, epoch: int) -> np.ndarray:
 
 def evaluation_order(size: int, batch_size: int) -> np.ndarray:
     """Returns rows of indices, int32[batches, batch_size], in which -1 pads the last row."""
-    batches = -(-size // batch_size)
-    order = np.full(batches * batch_size, -1, np.int32)
-    order[:size] = np.arange(size)
-    return order.reshape(batches, batch_size)
+    order = np.pad(np.arange(size, dtype=np.int32), (0, -size % batch_size), constant_values=-1)
+    return order.reshape(-1, batch_size)

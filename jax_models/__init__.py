@@ -1,5 +1,5 @@
 """Flax modules, and what belongs to a model: its registry, its summary."""
 
-from jax_models.registry import create_model, model_names
+from jax_models.registry import MODELS, create_model
 
-__all__ = ['create_model', 'model_names']
+__all__ = ['MODELS', 'create_model']

@@ -16,8 +16,8 @@ from jax_models.resnet import BasicBlock, Bottleneck, ResNet
 from jax_models.simple_cnn import SimpleCNN
 from jax_models.squeeze_excitation import SqueezeExcitation
 
-# Flax modules. Of what `create_model` has to give, such as `num_classes`, `width` and `conv`, each gets what
-# it has fields for.
+# Flax modules by the names that `config.model.name` may take. Of what `create_model` has to give, such as
+# `num_classes`, `width` and `conv`, each gets what it has fields for.
 MODELS = {
     'simple_cnn': SimpleCNN,
     'cnn5': CNN5,
@@ -30,11 +30,6 @@ MODELS = {
     'resnet152': partial(ResNet, stage_sizes=(3, 8, 36, 3), block=Bottleneck),
 }
 _CONVOLUTIONS = {'auto': None, 'xla': None, 'winograd': cpu_convolution.conv_general_dilated}
-
-
-def model_names() -> tuple[str, ...]:
-    """Returns the names that `config.model.name` may take."""
-    return tuple(MODELS)
 
 
 def find_model(name: str) -> Callable[..., nn.Module]:

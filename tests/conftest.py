@@ -131,6 +131,12 @@ def finished(finish):
     return finish('finished')
 
 
+@pytest.fixture
+def workdir(finished, tmp_path):
+    """A copy of the finished run, which a test may write to."""
+    return shutil.copytree(finished, tmp_path / 'finished')
+
+
 @pytest.fixture(scope='session')
 def assert_same_run():
     """Compares what two runs left, bit for bit, but for times."""

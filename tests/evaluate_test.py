@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shutil
 
 import jax
 import numpy as np
@@ -15,11 +14,6 @@ from configs import default
 from input_pipeline import sources
 
 DEVICES = jax.devices()[:1]
-
-
-@pytest.fixture
-def workdir(finished, tmp_path):
-    return shutil.copytree(finished, tmp_path / 'finished')
 
 
 @pytest.fixture

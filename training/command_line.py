@@ -15,10 +15,10 @@ import absl.logging
 from absl import flags
 
 from configs import default
-from input_pipeline import DataError
-from training import CheckpointError, ConfigError, NonFiniteLoss
+from training import ConfigError
 from training.host_memory import is_out_of_memory, keep_freed_memory, lack_of_memory
 from training.keys import flatten, nearest_key
+from training.watch import USER_ERRORS
 
 _TYPES = {
     bool: 'true or false',
@@ -107,7 +107,7 @@ def explained(
     sys.unraisablehook = _repeat_interrupt
     try:
         yield
-    except (ConfigError, DataError, CheckpointError, NonFiniteLoss) as error:
+    except USER_ERRORS as error:
         sys.exit(f'error: {translate(str(error))}')
     except Exception as error:
         if is_out_of_memory(error):

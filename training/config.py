@@ -12,14 +12,14 @@ from input_pipeline.augment import CROP_MODES
 from input_pipeline.auto_augment import BINS
 from input_pipeline.geometry import INTERPOLATIONS
 from jax_models.layers import ACTIVATIONS, INITIALIZERS
-from jax_models.registry import field_names, model_names
+from jax_models.registry import MODELS, field_names
 from training import ConfigError
 from training.contradictions import check_together
 from training.keys import flatten, nearest_key
 from training.losses import LOSSES
 from training.metric_names import METRICS
 from training.optimizers import OPTIMIZERS
-from training.schedules import BATCH_SCALINGS, INTERVALS, SCHEDULES
+from training.schedules import BATCH_SCALINGS, SCHEDULES
 
 Rule = Callable[[Any], str | None]  # what a value must be, or None where it is
 
@@ -76,7 +76,7 @@ def _between(low: float, high: float) -> Rule:
 
 def _model(name: str) -> str | None:
     if ':' not in name:
-        wrong = _one_of(*model_names())(name)
+        wrong = _one_of(*MODELS)(name)
         return wrong and f'{wrong}, or module:Class of a Flax module of your own'
     try:
         field_names(name)
@@ -191,7 +191,7 @@ RULES: dict[str, Rule] = {
     'optimizer.lookahead_alpha': _up_to(1),
     'optimizer.accumulation_steps': _at_least(1),
     'schedule.name': _one_of(*SCHEDULES),
-    'schedule.interval': _one_of(*INTERVALS),
+    'schedule.interval': _one_of('step', 'epoch'),
     'schedule.warmup_epochs': _at_least(0),
     'schedule.final_learning_rate': _at_least(0),
     'schedule.step_size': _at_least(1),

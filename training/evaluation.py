@@ -29,8 +29,8 @@ from training.experiment import (
     stored_split,
 )
 from training.feeds import StreamingFeed
-from training.parallel import SUMS
 from training.processes import in_turn
+from training.steps import SUMS
 from training.tracking import if_writable, write_csv, write_json
 
 
@@ -90,11 +90,8 @@ class Evaluator:
             yield from ((row, self._data) for row in range(0, self._rows, stride))
             return
         batches = self._loader.evaluation_batches(self._batch_size, part=self._execution.part)
-        feed = StreamingFeed(self._execution, batches)
-        try:
+        with contextlib.closing(StreamingFeed(self._execution, batches)) as feed:
             yield from ((row, feed.take(None)) for row in range(self._rows))
-        finally:
-            feed.close()
 
 
 def evaluate(

@@ -23,14 +23,9 @@ def summarize(logits: np.ndarray, labels: np.ndarray) -> dict:
         calibration_bins: {count, confidence, accuracy}, each [15]; the means are None where count is 0.
         confusion_matrix: [classes][classes] counts; rows are true classes, columns predicted ones. None with
             more than 1,000 classes.
-
-    Raises:
-        ValueError: shapes that do not fit, no example, or labels out of range.
     """
     from sklearn.metrics import confusion_matrix
 
-    logits, labels = np.asarray(logits), np.asarray(labels)
-    _check(logits, labels)
     classes = logits.shape[1]
     losses, ranks, confidences, predicted = per_example(logits, labels)
     correct = ranks == 0
@@ -60,15 +55,6 @@ def describe_accuracy(accuracy: float, count: int) -> str:
 
     low, high = binomtest(round(accuracy * count), count).proportion_ci(method='wilson')
     return f'{accuracy:.2%} of {count:,} images (95 % interval {100 * low:.1f} to {100 * high:.1f})'
-
-
-def _check(logits: np.ndarray, labels: np.ndarray) -> None:
-    if logits.ndim != 2 or labels.shape != logits.shape[:1] or not len(labels):
-        raise ValueError(f'expected logits [n, classes], labels [n]; got {logits.shape}, {labels.shape}.')
-    if labels.min() < 0 or labels.max() >= logits.shape[1]:
-        raise ValueError(
-            f'labels from {labels.min()} to {labels.max()} do not fit logits of {logits.shape[1]} classes.'
-        )
 
 
 def per_example(logits: np.ndarray, labels: np.ndarray) -> Iterator[np.ndarray]:

@@ -176,18 +176,13 @@ def create_experiment(
     execution = Execution(config.parallel, devices)
     check_batch(config, execution.device_count)
     if dataset is None:
-        memory = execution.free_bytes()
-        names = [stored_split(config.dataset, name) for name in ('train', 'val', 'test')]
-        if labelled is not None:
-            names.append(config.verification.split)
-        names = list(dict.fromkeys(filter(None, names)))
-        check = functools.partial(check_dataset, config)
-        dataset = in_turn(lambda: sources.load(config.dataset, names, memory=memory, check=check))
+        dataset = _load(config, execution, with_pairs=labelled is not None)
     loaders = _create_loaders(config.dataset, dataset)
     steps, paired = 0, None
     if loaders:
-        drop_last = config.dataset.drop_last
-        steps = steps_per_epoch(loaders['train'].size, config.batch_size, drop_last=drop_last)
+        size, drop_last = loaders['train'].size, config.dataset.drop_last
+        steps = steps_per_epoch(size, config.batch_size, drop_last=drop_last)
+        dataset = replace(dataset, train_checksum=dataset.splits[config.dataset.train_split].checksum())
     if labelled is not None:
         name = config.verification.split
         paired = pairs.find_images(labelled, dataset.splits[name], name, dataset.image_shape)
@@ -196,13 +191,10 @@ def create_experiment(
         lambda: normalization.constants(config.dataset.normalization, dataset, config.dataset.train_split)
     )
     dataset = replace(dataset, constants=(mean, std))
-    if loaders:
-        dataset = replace(dataset, train_checksum=dataset.splits[config.dataset.train_split].checksum())
-    dtype = jnp.dtype(config.precision)
     model = create_model(
         config.model,
         num_classes=dataset.num_classes,
-        dtype=dtype,
+        dtype=jnp.dtype(config.precision),
         **execution.batch_norm(sync=config.batch_norm.sync),
     )
     before, after = augment.create_augmentation(config.augmentation)
@@ -229,6 +221,14 @@ def create_experiment(
         steps=steps,
         paired=paired,
     )
+
+
+def _load(config: ConfigDict, execution: Execution, *, with_pairs: bool) -> sources.Dataset:
+    names = [stored_split(config.dataset, name) for name in ('train', 'val', 'test')]
+    names += [config.verification.split] * with_pairs
+    names, memory = list(dict.fromkeys(filter(None, names))), execution.free_bytes()
+    check = functools.partial(check_dataset, config)
+    return in_turn(lambda: sources.load(config.dataset, names, memory=memory, check=check))
 
 
 def create_loader(
@@ -322,13 +322,13 @@ def augmented_images(experiment: Experiment, count: int) -> tuple[np.ndarray, li
     loader = experiment.loaders['train']
     rows = training_order(loader.size, seed=experiment.config.seed, epoch=0)[:count]
     batch = {**loader.take(rows), 'position': np.arange(len(rows))}
+    mean, std = experiment.dataset.constants
 
     @jax.jit
     def first_step(batch):
         images, targets = experiment.augment_batch(batch, 0)
         labels = targets if targets.ndim == 1 else targets.argmax(-1)
-        black, white = (experiment.normalize(jnp.full_like(images, value)) for value in (0, 1))
-        return ((images - black) / (white - black)).clip(0, 1), labels
+        return (images * std + mean).clip(0, 1), labels
 
     images, labels = first_step(batch)
     return np.asarray(images), [experiment.dataset.class_names[label] for label in np.asarray(labels)]

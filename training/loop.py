@@ -19,10 +19,10 @@ from training.feeds import create_training_feed
 from training.host_memory import return_freed_memory, take_holes
 from training.interruption import Interrupted, Interruption
 from training.loss_scale import all_finite
-from training.parallel import SUMS
 from training.progress import Progress
 from training.resumption import BEST, data_of, find_last
 from training.schedules import hyperparameters
+from training.steps import SUMS
 from training.tracking import Tracker
 from training.verification import PER_EPOCH, Verifier
 
@@ -75,10 +75,7 @@ class Training:
                 self.state = self._restored_state() or self.execution.replicate(
                     self.experiment.create_state()
                 )
-                try:
-                    records = self.tracker.rewind(self.progress.epoch)
-                except ValueError as error:
-                    raise CheckpointError(str(error)) from error
+                records = self.tracker.rewind(self.progress.epoch)
                 if len(records) != self.progress.epoch:
                     raise CheckpointError(
                         f'{self.workdir / "metrics.jsonl"} holds {len(records)} of the '

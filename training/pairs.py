@@ -15,7 +15,6 @@ from input_pipeline import DataError
 from input_pipeline.files import fit_image
 from input_pipeline.progress import track
 from input_pipeline.sources import Split
-from training import verification_metrics
 
 
 class Pairs(NamedTuple):
@@ -141,10 +140,17 @@ def read_labelled(config: ConfigDict) -> Pairs:
 
 def check_labels(pairs: Pairs) -> None:
     """Raises DataError unless there are genuine pairs and impostors, also outside of each fold."""
-    try:
-        verification_metrics.check_labels(pairs.labels, pairs.folds)
-    except ValueError as error:
-        raise DataError(f'{pairs.path}: {error}') from error
+    parts = [('', pairs.labels, 'a ROC curve')]
+    for fold in [] if pairs.folds is None else np.unique(pairs.folds):
+        others = pairs.labels[pairs.folds != fold]
+        parts.append((f' outside of fold {fold}', others, 'the threshold of a fold'))
+    for where, part, what in parts:
+        genuine = np.count_nonzero(part)
+        if genuine in (0, len(part)):
+            raise DataError(
+                f'{pairs.path}: of {len(part):,} pairs{where} {genuine:,} are genuine (1) and '
+                f'{len(part) - genuine:,} impostors (0): {what} needs both.'
+            )
 
 
 def find_images(pairs: Pairs, split: Split, name: str, image_shape: tuple[int, int, int]) -> PairedImages:

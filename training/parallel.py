@@ -18,10 +18,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from training import ConfigError
 from training.host_memory import available_bytes, return_large_blocks, take_holes
 from training.processes import count_on_this_machine
-from training.steps import evaluation_sums
+from training.steps import SUMS, evaluation_sums
 
 AXIS = 'batch'
-SUMS = ('loss', 'correct', 'count')
 REPLICATED_SHARE = 1 / 4  # of the free memory for each device, which copies of a split may take; else sharded
 
 

@@ -115,7 +115,7 @@ def _curves(axes: Axes, records: Sequence[Mapping], metric: str, best_epoch: int
     scale = 100 if metric == 'accuracy' else 1
     best = []
     for split, (label, color) in SPLITS.items():
-        values = _floats([record.get(f'{split}_{metric}') for record in records]) * scale
+        values = np.array([record.get(f'{split}_{metric}') for record in records], float) * scale  # None: NaN
         if not np.isfinite(values).any():
             continue
         width = {} if len(epochs) <= 300 else {'linewidth': 0.7}
@@ -276,7 +276,7 @@ def reliability_diagram(bins: Mapping, path: Path, *, title: str, calibration_er
     counts = np.asarray(bins['count'])
     width = 1 / len(counts)
     centers = (np.arange(len(counts)) + 0.5) * width
-    confidence, accuracy = _floats(bins['confidence']), _floats(bins['accuracy'])
+    confidence, accuracy = (np.array(bins[name], float) for name in ('confidence', 'accuracy'))  # None: NaN
     figure = new_figure(title, 5, 5.2)
     axes, shares = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     axes.set_title(f'expected calibration error {100 * calibration_error:.2f} %', color=GREY)
@@ -315,10 +315,6 @@ def distortions(
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     return save(figure, path)
-
-
-def _floats(values: Sequence[float | None]) -> np.ndarray:
-    return np.array([np.nan if value is None else value for value in values], float)
 
 
 def _shortened(text: str, length: int) -> str:

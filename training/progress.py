@@ -7,8 +7,8 @@ from ml_collections import ConfigDict
 from training import CheckpointError
 from training.config import completed
 from training.metric_names import higher_is_better
-from training.parallel import SUMS
 from training.schedules import Plateau
+from training.steps import SUMS
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Progress:
         """Counts an epoch as done, and returns the names of the checkpoints it is the best one for.
 
         Chosen are the highest accuracy, and of equal ones the lower loss on the split `selected_on` (none:
-        each epoch is better than the one before) or, as R1 has it, EER of the pairs.
+        each epoch is better than the one before) or EER of the pairs.
         """
         self.epoch = record['epoch']
         self.train_seconds += self.seconds

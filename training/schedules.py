@@ -17,7 +17,6 @@ SCHEDULES = (
     'onecycle',
     'plateau',
 )
-INTERVALS = ('step', 'epoch')
 BATCH_SCALINGS = {'none': 0.0, 'linear': 1.0, 'sqrt': 0.5}  # exponents of batch / reference batch
 
 
@@ -55,7 +54,7 @@ class Plateau:
         Does nothing under other schedules, nor for epochs that begin in warm-up.
 
         Args:
-          config: the whole config; reads `schedule` and what `highest_rate` does.
+          config: the whole config; reads `epochs`, `schedule` and what `highest_rate` does.
           record: `epoch` (1-based) and the metric that `schedule.plateau_metric` names.
         """
         schedule = config.schedule

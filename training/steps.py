@@ -21,6 +21,7 @@ from training.optimizers import set_hyperparameters
 from training.state import TrainState
 
 Batch = dict[str, jax.Array]
+SUMS = ('loss', 'correct', 'count')
 # Streams of randomness within a step.
 AUGMENTATION, DROPOUT, MIXING = 0, 1, 2
 
@@ -72,11 +73,7 @@ def create_train_step(
         if ema is not None:
             # Young averages follow quickly, as in TensorFlow's.
             keep = jnp.minimum(config.ema.decay, step / (step + 9.0))
-            ema = jax.tree.map(
-                lambda old, new: keep * old + (1 - keep) * new,
-                ema,
-                {'params': params, 'batch_stats': batch_stats},
-            )
+            ema = optax.incremental_update({'params': params, 'batch_stats': batch_stats}, ema, 1 - keep)
         new = TrainState(step, params, batch_stats, opt_state, ema, state.loss_scale)
         if state.loss_scale is None:
             return new, sums
@@ -86,7 +83,7 @@ def create_train_step(
 
 
 def _skip_overflow(old, new, sums, finite, config):
-    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+    kept = optax.tree.where(finite, new, old)
     kept = kept.replace(step=new.step, loss_scale=next_loss_scale(old.loss_scale, finite, config))
     sums = {name: jnp.where(jnp.isfinite(sums['loss']), value, 0) for name, value in sums.items()}
     bearable = finite | (old.loss_scale.value >= 1)
@@ -135,7 +132,7 @@ def _create_gradients(config: ConfigDict, model: nn.Module, *, unroll: bool) -> 
             batch_stats, *new = loss_and_gradients(state, batch_stats, images, targets, key)
             return (batch_stats, *jax.tree.map(jnp.add, (sums, gradients), tuple(new))), None
 
-        zeros = {name: jnp.zeros(()) for name in ('loss', 'correct', 'count')}
+        zeros = dict.fromkeys(SUMS, jnp.zeros(()))
         carry = (state.batch_stats, zeros, jax.tree.map(jnp.zeros_like, state.params))
         (batch_stats, sums, gradients), _ = jax.lax.scan(
             body, carry, (*split, jnp.arange(parts)), unroll=unroll

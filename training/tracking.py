@@ -15,6 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from input_pipeline.writing import written
+from training import CheckpointError
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -73,7 +74,7 @@ class Tracker:
         killed process is dropped.
 
         Raises:
-            ValueError: a line before the last is not JSON.
+            CheckpointError: a line before the last is not JSON.
         """
         lines = self._metrics.read_text(errors='replace').splitlines() if self._metrics.exists() else []
         records = []
@@ -82,7 +83,7 @@ class Tracker:
                 records.append(json.loads(line))
             except json.JSONDecodeError:
                 if number < len(lines):
-                    raise ValueError(
+                    raise CheckpointError(
                         f'{self._metrics}: line {number} is not JSON; remove it to continue this run.'
                     ) from None
         records = [record for record in records if record['epoch'] <= epoch]

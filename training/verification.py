@@ -180,7 +180,7 @@ def verify(
     similarities = verifier.scores(variables)
     is_main = experiment.execution.is_main
     if scores is not None and is_main:
-        write_scores(scores, similarities)
+        write_csv(scores, ('ID', 'Label'), ((row, f'{value:.8f}') for row, value in enumerate(similarities)))
     images = split or config.verification.split if folder is None else folder
     result = {'checkpoint': checkpoint, 'step': step, 'file': str(found.path), 'images': images, 'flip': flip}
     if found.labels is None:
@@ -196,11 +196,6 @@ def verify(
         write_json(workdir / 'evaluations' / f'{stem}.json', result)
         draw(paired, similarities, result, workdir / 'plots', title=title, suffix=f'-{stem}')
     return result
-
-
-def write_scores(path: Path, scores: np.ndarray) -> None:
-    """Writes a CSV file: ID (row of the pair, from 0), Label (similarity)."""
-    write_csv(path, ('ID', 'Label'), ((row, f'{score:.8f}') for row, score in enumerate(scores)))
 
 
 def export_features(

@@ -127,7 +127,8 @@ def test_silent_network_is_given_up_on(dataset_config, monkeypatch):
     given_up.set()
 
 
-def test_data_dir_that_cannot_be_written_is_explained(dataset_config, tmp_path):
+def test_data_dir_that_cannot_be_written_is_explained(dataset_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(cifar.urllib.request, 'urlopen', lambda url, timeout: io.BytesIO())
     (tmp_path / 'data').write_text('a file')
     with pytest.raises(DataError, match=r'Cannot prepare cifar10 in .*--config.dataset.data_dir'):
         sources.load(dataset_config)

@@ -5,31 +5,13 @@ import pytest
 
 from input_pipeline import geometry
 from input_pipeline.geometry import (
-    INTERPOLATIONS,
-    perspective,
     random_perspective,
     random_resized_crop,
     random_rotation,
-    rotate,
     sample,
 )
 
 IMAGES = np.random.default_rng(0).random((4, 7, 7, 3), np.float32)
-
-
-@pytest.mark.parametrize('interpolation', INTERPOLATIONS)
-def test_each_image_turns_counterclockwise_by_its_own_angle(interpolation):
-    angles = jnp.array([0.0, 90.0, 180.0, -90.0])
-    results = rotate(IMAGES, angles, interpolation=interpolation, fill=0.0)
-    for image, result, turns in zip(IMAGES, results, (0, 1, 2, -1), strict=True):
-        np.testing.assert_allclose(result, np.rot90(image, turns), atol=1e-5)
-    np.testing.assert_array_equal(results[0], IMAGES[0])
-
-
-def test_corners_that_a_rotation_leaves_are_filled():
-    results = rotate(IMAGES, jnp.full(4, 45.0), interpolation='bilinear', fill=0.25)
-    np.testing.assert_allclose(results[:, [0, 0, -1, -1], [0, -1, 0, -1]], 0.25, atol=1e-6)
-    np.testing.assert_allclose(results[:, 3, 3], IMAGES[:, 3, 3], atol=1e-5)
 
 
 def test_random_angles_spread_between_plus_and_minus_the_limit():
@@ -72,11 +54,6 @@ def test_resized_crop_of_an_oblong_image_takes_its_middle_where_none_fits(monkey
     keys = jax.random.split(jax.random.key(0), 5)
     boxes = random_resized_crop(jnp.zeros((5, 60, 120, 3)), keys, scale_min=0.9)  # 4/3 is 2/3 of its area
     np.testing.assert_array_equal(boxes, [[0, 20, 60, 80]] * 5)
-
-
-def test_corners_that_stay_leave_the_image_alone():
-    corners = jnp.broadcast_to(jnp.array([[0, 0], [6, 0], [6, 6], [0, 6]]), (4, 4, 2))
-    np.testing.assert_allclose(perspective(IMAGES, corners), IMAGES, atol=1e-5)
 
 
 def test_random_corners_are_torchvisions_and_half_of_the_images_stay(monkeypatch):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import default
-from jax_models import create_model, model_names, registry
+from jax_models import create_model, registry
 from jax_models.layers import BatchNorm
 from jax_models.resnet import BasicBlock, Bottleneck
 from jax_models.summary import parameter_count
@@ -84,7 +84,7 @@ def test_a_model_of_ones_own_gets_what_it_has_fields_for(monkeypatch):
 
 
 def test_the_tables_of_parameters_name_every_model():
-    assert {*PARAMETERS, *(changes['name'] for _, _, changes in VARIANTS)} == set(model_names())
+    assert {*PARAMETERS, *(changes['name'] for _, _, changes in VARIANTS)} == set(registry.MODELS)
 
 
 @pytest.mark.parametrize(('count', 'classes', 'changes'), VARIANTS)

@@ -49,10 +49,12 @@ def test_a_model_that_never_fits_is_an_error(config, speeds):
         find_batch_size(config, jax.devices()[:1])
 
 
-def test_fewer_images_than_the_first_size_are_tried(config, speeds):
-    speeds[18] = 1.0
-    config.optimizer.accumulation_steps, config.dataset.validation = 3, 1437 - 20
-    assert find_batch_size(config, jax.devices()[:1]) == 18
+# Fewer images than the first size; no part with a single image; a size that does not divide the config's.
+@pytest.mark.parametrize(('size', 'parts', 'validation'), [(18, 3, 1437 - 20), (128, 64, 0.5), (33, 3, 1340)])
+def test_the_first_size_suits_images_and_accumulation(config, speeds, size, parts, validation):
+    speeds[size] = 1.0
+    config.optimizer.accumulation_steps, config.dataset.validation = parts, validation
+    assert find_batch_size(config, jax.devices()[:1]) == size
 
 
 def test_more_accumulation_steps_than_images_are_said(config):
@@ -61,22 +63,10 @@ def test_more_accumulation_steps_than_images_are_said(config):
         find_batch_size(config, jax.devices()[:1])
 
 
-def test_no_part_of_a_batch_has_a_single_image(config, speeds):
-    speeds[128] = 1.0
-    config.optimizer.accumulation_steps, config.dataset.validation = 64, 0.5
-    assert find_batch_size(config, jax.devices()[:1]) == 128
-
-
 def test_augmentation_that_does_not_fit_the_images_is_refused(config):
     config.augmentation.blur = 11
     with pytest.raises(ConfigError, match='blur=11: larger than the images, which have 8 pixels'):
         find_batch_size(config, jax.devices()[:1])
-
-
-def test_accumulation_need_not_divide_the_configs_batch(config, speeds):
-    speeds[33] = 1.0
-    config.optimizer.accumulation_steps, config.dataset.validation = 3, 1340
-    assert find_batch_size(config, jax.devices()[:1]) == 33
 
 
 def test_other_errors_are_not_taken_for_a_full_memory(config, monkeypatch):

@@ -1,6 +1,5 @@
 import csv
 import json
-import shutil
 from dataclasses import replace
 from unittest.mock import Mock
 
@@ -16,12 +15,6 @@ from training.evaluation import evaluate
 pytestmark = pytest.mark.usefixtures('config')
 DEVICES = jax.devices()[:1]
 TEST = 360  # images
-
-
-@pytest.fixture
-def workdir(finished, tmp_path):
-    """A copy of the finished run, since evaluation writes to it."""
-    return shutil.copytree(finished, tmp_path / 'finished')
 
 
 @pytest.fixture

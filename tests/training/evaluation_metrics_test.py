@@ -23,7 +23,6 @@ def test_agrees_with_scikit_learn(monkeypatch):
     assert summary['top5_accuracy'] == metrics.top_k_accuracy_score(labels, logits, k=5, labels=range(9))
     recall = metrics.recall_score(labels, logits.argmax(1), average=None)
     np.testing.assert_allclose(summary['per_class_accuracy'], recall)
-    assert summary['confusion_matrix'] == metrics.confusion_matrix(labels, logits.argmax(1)).tolist()
 
 
 def test_calibration_error_of_hand_made_bins():
@@ -51,19 +50,6 @@ def test_class_without_examples_has_no_accuracy():
 def test_large_logits_do_not_overflow():
     summary = summarize(np.array([[3e38, -3e38], [0, 1e4]], np.float32), np.array([0, 0]))
     assert summary['loss'] == pytest.approx(5e3)
-
-
-@pytest.mark.parametrize(
-    ('logits', 'labels', 'message'),
-    [
-        (np.zeros((2, 2)), [0, 2], 'labels from 0 to 2'),
-        (np.zeros((2, 2)), [0], 'expected'),
-        (np.zeros((0, 2)), np.zeros(0, int), 'expected'),
-    ],
-)
-def test_refuses_unusable_input(logits, labels, message):
-    with pytest.raises(ValueError, match=message):
-        summarize(logits, labels)
 
 
 def test_thousands_of_classes_have_no_matrix():

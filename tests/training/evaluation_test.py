@@ -1,7 +1,6 @@
 import csv
 import json
 import re
-import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -20,11 +19,6 @@ from training.run import run
 
 pytestmark = pytest.mark.usefixtures('config')
 DEVICES = jax.devices()[:1]
-
-
-@pytest.fixture
-def workdir(finished, tmp_path):
-    return shutil.copytree(finished, tmp_path / 'finished')
 
 
 def change_loaded(monkeypatch, change):

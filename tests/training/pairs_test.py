@@ -122,3 +122,17 @@ def test_missing_images_are_named_with_their_line(read):
     expected = r"pairs\.txt, line 3: there is no image 'x\.png' in ver_data \(2 of the images"
     with pytest.raises(DataError, match=expected):
         pairs.pair_images(found, SPLIT, 'ver_data')
+
+
+@pytest.mark.parametrize(
+    ('text', 'expected'),
+    [
+        (3 * 'a b 1\n', r'of 3 pairs 3 are genuine \(1\) and 0 impostors \(0\): a ROC'),
+        (2 * 'a b 0\n', 'of 2 pairs 0 are genuine'),
+        ('a b 1 1\na b 0 1\n', 'of 0 pairs outside of fold 1 0 are genuine'),
+        (5 * 'a b 1 A\n' + 5 * 'a b 0 B\n', 'of 5 pairs outside of fold A 0 are genuine'),
+    ],
+)
+def test_what_has_no_curve_is_refused(read, text, expected):
+    with pytest.raises(DataError, match=rf'pairs\.txt: {expected}'):
+        pairs.check_labels(read(text))

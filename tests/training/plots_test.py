@@ -91,7 +91,9 @@ def test_confusion_matrix_has_numbers_where_they_fit(classes, tmp_path, figure):
 def test_reliability_diagram_leaves_empty_bins_out(tmp_path, figure):
     bins = {'count': [0, 3], 'confidence': [None, 0.8], 'accuracy': [None, 2 / 3]}
     plots.reliability_diagram(bins, tmp_path / 'a.png', title='run', calibration_error=0.13)
-    assert figure[0].axes[0].get_title('left') == 'expected calibration error 13.00 %'
+    axes = figure[0].axes[0]
+    assert axes.get_title('left') == 'expected calibration error 13.00 %'
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), [np.nan, 2 / 3])
 
 
 def test_distortions_are_listed_from_the_hardest(tmp_path, figure):

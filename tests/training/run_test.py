@@ -21,12 +21,6 @@ from training.run import run
 DEVICES = jax.devices()[:1]
 
 
-@pytest.fixture
-def workdir(finished, tmp_path):
-    """A copy of a finished run."""
-    return shutil.copytree(finished, tmp_path / 'finished')
-
-
 def content(workdir):
     return {path: path.stat().st_mtime_ns for path in workdir.rglob('*')}
 

@@ -24,14 +24,6 @@ def rates(*args, **schedule):
     return applied(*args, **schedule)['learning_rate']
 
 
-def test_cosine_falls_from_the_highest_rate_to_one_step_before_the_final():
-    values = rates(final_learning_rate=0.02)
-    assert values[0] == 0.2
-    assert values[20] == pytest.approx(0.11)  # half-way
-    assert 0.02 < values[-1] < 0.021
-    assert (np.diff(values) < 0).all()
-
-
 def test_warmup_is_linear_and_ends_at_the_highest_rate():
     values = rates(warmup_epochs=1.5)
     np.testing.assert_allclose(values[:15], 0.2 * np.arange(1, 16) / 15)

@@ -10,6 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
+from training import CheckpointError
 from training.tracking import Tracker
 
 
@@ -87,7 +88,7 @@ def test_rewind_drops_later_and_torn_records(tmp_path):
 
 def test_rewind_names_a_damaged_line(tmp_path):
     (tmp_path / 'metrics.jsonl').write_text('{"epoch": 1\n{"epoch": 2}\n')
-    with pytest.raises(ValueError, match=r'metrics\.jsonl: line 1 is not JSON'):
+    with pytest.raises(CheckpointError, match=r'metrics\.jsonl: line 1 is not JSON'):
         Tracker(tmp_path, wandb_config(), {}).rewind(2)
 
 

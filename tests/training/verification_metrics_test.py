@@ -95,15 +95,3 @@ def test_threshold_is_the_highest_of_equally_good_ones():
         candidates = np.append(scores, np.nextafter(scores.max(), np.inf))
         correct = [np.sum((scores >= threshold) == labels) for threshold in candidates]
         assert best_threshold(labels, scores) == candidates[correct == np.max(correct)].max()
-
-
-def test_what_has_no_curve_is_refused():
-    with pytest.raises(ValueError, match=r'of 3 pairs 3 are genuine \(1\) and 0 impostors \(0\): a ROC'):
-        summarize(np.ones(3, bool), np.zeros(3))
-    with pytest.raises(ValueError, match=r'of 2 pairs 0 are genuine'):
-        summarize(np.zeros(2, bool), np.zeros(2))
-    with pytest.raises(ValueError, match='of 0 pairs outside of fold 1 0 are genuine'):
-        summarize(np.array([True, False]), np.zeros(2), np.array(['1', '1']))
-    kinds = np.repeat([True, False], 5)
-    with pytest.raises(ValueError, match='of 5 pairs outside of fold A 0 are genuine'):
-        summarize(kinds, np.linspace(1, 0, 10), np.where(kinds, 'A', 'B'))
