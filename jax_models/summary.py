@@ -1,7 +1,6 @@
 """What a model is made of: modules, output shapes, parameters and the work of one image."""
 
 import functools
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -9,6 +8,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from rich.table import Table
 
 from jax_models.layers import Linear
@@ -23,7 +23,8 @@ class ModuleInfo(NamedTuple):
     """A part of a model: name, output shape of one image, number of parameters, and the work of one image.
 
     `flops` are the floating-point operations of convolutions and linear layers, a multiply-add counting as
-    two and taps on padding too, as is usual; those of norms and activations are left out.
+    two and taps on padding too, as is usual. Those of norms, activations and products of attention are left
+    out, and of layers that `nn.scan` repeats one is counted.
     """
 
     name: str
@@ -40,9 +41,13 @@ def modules(model: nn.Module, image_shape: tuple[int, int, int]) -> list[ModuleI
     def note(call, args, kwargs, context):
         output, module = call(*args, **kwargs), context.module
         if context.method_name == '__call__' and module.path:
-            if isinstance(module, (nn.Conv, nn.Dense, Linear)):
+            if isinstance(module, (nn.Conv, nn.ConvTranspose, nn.Dense, nn.DenseGeneral, Linear)):
                 kernel = module.get_variable('params', 'kernel')
-                work[module.path[0]] += 2 * math.prod(output.shape[1:-1]) * kernel.size
+                # A transposed convolution uses its kernel at each pixel of the input, others of the output.
+                uses = output.size // int(np.prod(module.features))
+                if isinstance(module, nn.ConvTranspose):
+                    uses = args[0][..., 0].size
+                work[module.path[0]] += 2 * uses * kernel.size
             if len(module.path) == 1:
                 outputs[module.name] = jax.tree.leaves(output)[0].shape[1:]
         return output

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 DATA_WAIT = 0.1  # share of an epoch above which waiting for images is worth a warning
 PLAIN_SECONDS = 30  # between lines within an epoch where there is no bar
-SHOWN_LEFT = 60  # seconds of the run's training
+SHOWN_LEFT = 60  # seconds of the run
 
 
 class Console:
@@ -19,6 +19,7 @@ class Console:
         self._rich = RichConsole(highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
         self._next_line = 0.0
+        self._last_line: float | None = None  # of an epoch
         self._begun = False
         self._warned_of_waiting = False
 
@@ -71,7 +72,10 @@ class Console:
             parts.append(f'pairs EER {eer:5.2f} % accuracy {accuracy:5.2f} %')
         parts.append(f'lr {record["learning_rate"]:.2g}')
         parts.append(f'{record["seconds"]:.1f} s  {record["images_per_second"]:,.0f} img/s')
-        left = record['seconds'] * (epochs - record['epoch'])
+        now = time.monotonic()
+        # With evaluation and checkpoints, once there are two lines to tell it from.
+        pace = record['seconds'] if self._last_line is None else now - self._last_line
+        self._last_line, left = now, pace * (epochs - record['epoch'])
         if left >= SHOWN_LEFT:
             parts.append(f'about {timedelta(seconds=round(left))} left')
         if record.get('data_wait', 0) > DATA_WAIT and not self._warned_of_waiting:

@@ -50,11 +50,16 @@ def summarize(logits: np.ndarray, labels: np.ndarray) -> dict:
 
 
 def describe_accuracy(accuracy: float, count: int) -> str:
-    """Returns an accuracy over `count` images with its 95 % interval (Wilson, 1927)."""
+    """Returns an accuracy over `count` images with its 95 % interval."""
+    low, high = wilson_interval(accuracy, count)
+    return f'{accuracy:.2%} of {count:,} images (95 % interval {100 * low:.1f} to {100 * high:.1f})'
+
+
+def wilson_interval(rate: float, count: int) -> tuple[float, float]:
+    """Returns the 95 % interval of a rate found in `count` trials (Wilson, 1927)."""
     from scipy.stats import binomtest
 
-    low, high = binomtest(round(accuracy * count), count).proportion_ci(method='wilson')
-    return f'{accuracy:.2%} of {count:,} images (95 % interval {100 * low:.1f} to {100 * high:.1f})'
+    return tuple(map(float, binomtest(round(rate * count), count).proportion_ci(method='wilson')))
 
 
 def per_example(logits: np.ndarray, labels: np.ndarray) -> Iterator[np.ndarray]:

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from training.evaluation_metrics import wilson_interval
+
 _RATE_NAMES = ('1e-4', '5e-4', '1e-3', '5e-3', '5e-2')
 FALSE_POSITIVE_RATES = tuple(map(float, _RATE_NAMES))
 
@@ -23,7 +25,8 @@ def summarize(
         tpr_at_fpr_1e-4, …: true positive rates on the interpolated curve. An FPR below 1 / impostor lies
             between its first two points, and says little.
         intervals: {metric: [low, high]} for each of those but the threshold: 95 % of bootstrap resamples
-            (see `bootstrap`); without `resamples` not there.
+            (see `bootstrap`), and for eer and accuracy Wilson's interval too, since resamples of hardly any
+            mistakes have none; not for other metrics without any spread. Without `resamples` not there.
         fold_accuracy, fold_accuracy_error: with `folds` [n], mean and standard error over the folds of the
             accuracy with the threshold that is best on the others (Huang et al. 2007, LFW).
         fold_accuracies: {fold: accuracy}.
@@ -37,7 +40,7 @@ def summarize(
         'threshold': best_threshold(labels, scores),
     }
     if resamples:
-        summary['intervals'] = bootstrap(labels, scores, resamples)
+        summary['intervals'] = _intervals(labels, scores, summary, resamples)
     return summary if folds is None else summary | _fold_accuracy(labels, scores, folds)
 
 
@@ -99,6 +102,15 @@ def bootstrap(labels: np.ndarray, scores: np.ndarray, resamples: int) -> dict[st
         name: np.quantile([sample[name] for sample in samples], (0.025, 0.975)).tolist()
         for name in samples[0]
     }
+
+
+def _intervals(labels: np.ndarray, scores: np.ndarray, summary: dict, resamples: int) -> dict:
+    intervals = bootstrap(labels, scores, resamples)
+    intervals = {name: ends for name, ends in intervals.items() if ends[0] < ends[1]}
+    for name, count in (('eer', min(summary['genuine'], summary['impostor'])), ('accuracy', len(labels))):
+        ends = [*wilson_interval(summary[name], count), *intervals.get(name, ())]
+        intervals[name] = [min(ends), max(ends)]
+    return intervals
 
 
 def _fold_accuracy(labels: np.ndarray, scores: np.ndarray, folds: np.ndarray) -> dict:

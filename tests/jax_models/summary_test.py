@@ -42,6 +42,17 @@ class Own(nn.Module):
         return x * self.param('scale', lambda _: jnp.ones(4))
 
 
+def test_layers_of_other_shapes_are_counted():
+    class Layers(nn.Module):
+        @nn.compact
+        def __call__(self, images, *, train):
+            x = nn.ConvTranspose(4, (3, 3), strides=(2, 2), name='up')(images)  # at 2 x 2 pixels
+            return nn.DenseGeneral((2, 5), axis=(-2, -1), name='heads')(x)  # at 4 rows, of 4 x 4 values
+
+    flops = {part.name: part.flops for part in summary.modules(Layers(), (2, 2, 3))}
+    assert flops == {'up': 2 * 4 * 9 * 3 * 4, 'heads': 2 * 4 * 16 * 10}
+
+
 def test_a_model_of_ones_own_is_counted_whole():
     parts = summary.modules(Own(), (2, 2, 3))
     assert [tuple(part) for part in parts] == [('pair', (4,), 52, 96), ('(its own)', (4,), 4, 0)]

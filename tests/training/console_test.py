@@ -16,3 +16,14 @@ def test_epochs_say_how_long_the_run_will_take(capsys, epoch, left):
     record = {'epoch': epoch, 'learning_rate': 0.1, 'seconds': 1000.0, 'images_per_second': 50}
     Console().epoch_line(record, 10, best=False)
     assert capsys.readouterr().out.strip().endswith(f'50 img/s  {left}'.strip())
+
+
+def test_evaluation_counts_in_how_long_the_run_will_take(monkeypatch, capsys):
+    console, record = Console(), {'learning_rate': 0.1, 'seconds': 1000.0, 'images_per_second': 50}
+    for epoch, now in ((1, 50.0), (2, 1250.0)):
+        monkeypatch.setattr('training.console.time.monotonic', lambda now=now: now)
+        console.epoch_line({**record, 'epoch': epoch}, 5, best=False)
+    assert [line.split('about ')[1] for line in capsys.readouterr().out.splitlines()] == [
+        '1:06:40 left',
+        '1:00:00 left',
+    ]

@@ -59,10 +59,21 @@ def test_resampling_that_draws_each_pair_once_gives_the_metrics(case, monkeypatc
         np.testing.assert_allclose(interval, summary[name], atol=1e-12)
 
 
+def test_no_mistake_among_few_pairs_is_no_certainty():
+    labels = np.arange(50) < 25
+    intervals = summarize(labels, labels * 1.0, resamples=50)['intervals']
+    assert intervals.keys() == {'eer', 'accuracy'}  # the others have no spread
+    np.testing.assert_allclose([intervals['eer'], intervals['accuracy']], [[0, 0.133], [0.929, 1]], atol=1e-3)
+
+
 def test_intervals_are_reproducible_and_cover_the_truth():
     labels, scores = CASES['random']
     summary = summarize(labels, scores, resamples=50)
-    assert summary['intervals'] == bootstrap(labels, scores, 50)
+    again = bootstrap(labels, scores, 50)
+    assert all(
+        low <= again[name][0] and again[name][1] <= high for name, (low, high) in summary['intervals'].items()
+    )
+    assert summary['intervals']['auc'] == again['auc']
     for name, (low, high) in summary['intervals'].items():
         assert low <= summary[name] <= high
     truth = 0.308538  # Φ(−1/2): both kinds are normal, one deviation apart
