@@ -72,15 +72,15 @@ def scan(folder: Path) -> Listing:
     files = list(walk(folder))
     images = [file for file in files if _in_folder(file[0]) and is_image(file[0])]
     only_classes = _are_classes(path for path, *_ in images)
+    above = 'train/' if only_classes else ''
     found: dict[str, list[tuple[str | None, str, int, int]]] = {}
     for path, size, mtime_ns in images:
-        split, class_name = _place(f'train/{path}' if only_classes else path)
+        split, class_name = _place(above + path)
         found.setdefault(split, []).append((class_name, path, size, mtime_ns))
     _check_names(folder, found)
     classes = {split: {image[0] for image in images} for split, images in found.items()}
     others = [path for path, *_ in files if _in_folder(path) and '/.' not in path and not is_image(path)]
-    others = [(f'train/{path}' if only_classes else path) for path in others]
-    _check_none_is_lost(folder, others, classes.get('train', set()))
+    _check_none_is_lost(folder, [above + path for path in others], classes.get('train', set()))
     _check_classes(folder, classes)
     class_names = sorted(classes['train'])
     labels = {name: label for label, name in enumerate(class_names)}

@@ -240,7 +240,7 @@ _MAY_CHANGE = (
     'precision',
     'parallel',
     'steps_per_dispatch',
-    'dataset.folder',  # as it does what was prepared
+    'dataset.folder',  # training.resumption compares what lies there
     'dataset.bad_images',
     'dataset.data_dir',
     'dataset.manual_dir',

@@ -23,13 +23,13 @@ from training.evaluation_metrics import per_example, summarize
 from training.experiment import (
     Experiment,
     create_experiment,
+    load_splits,
     resolve,
     select_loader,
     selection_split,
     stored_split,
 )
 from training.feeds import StreamingFeed
-from training.processes import in_turn
 from training.steps import SUMS
 from training.tracking import if_writable, write_csv, write_json
 
@@ -270,9 +270,8 @@ def find_loader(
         config.update(name=dataset, folder='', train_split='train', validation=0, validation_split='')
     config.test_split = (config.test_split if own else '') or 'test'
     config.validation_split = config.validation_split or 'val'  # the dataset's, where none was held out
-    stored, memory = stored_split(config, split), experiment.execution.free_bytes()
-    check = functools.partial(_check_dataset, experiment, dataset)
-    loaded = in_turn(lambda: sources.load(config, (stored,), memory=memory, check=check))
+    stored, check = stored_split(config, split), functools.partial(_check_dataset, experiment, dataset)
+    loaded = load_splits(config, (stored,), experiment.execution, check)
     held_out = own and config.validation and stored == config.train_split
     if held_out and trained_on.train_checksum not in (None, loaded.splits[stored].checksum()):
         raise DataError(

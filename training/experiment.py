@@ -176,7 +176,10 @@ def create_experiment(
     execution = Execution(config.parallel, devices)
     check_batch(config, execution.device_count)
     if dataset is None:
-        dataset = _load(config, execution, with_pairs=labelled is not None)
+        names = [stored_split(config.dataset, name) for name in ('train', 'val', 'test')]
+        names += [config.verification.split] * (labelled is not None)
+        names = list(dict.fromkeys(filter(None, names)))
+        dataset = load_splits(config.dataset, names, execution, functools.partial(check_dataset, config))
     loaders = _create_loaders(config.dataset, dataset)
     steps, paired = 0, None
     if loaders:
@@ -223,12 +226,15 @@ def create_experiment(
     )
 
 
-def _load(config: ConfigDict, execution: Execution, *, with_pairs: bool) -> sources.Dataset:
-    names = [stored_split(config.dataset, name) for name in ('train', 'val', 'test')]
-    names += [config.verification.split] * with_pairs
-    names, memory = list(dict.fromkeys(filter(None, names))), execution.free_bytes()
-    check = functools.partial(check_dataset, config)
-    return in_turn(lambda: sources.load(config.dataset, names, memory=memory, check=check))
+def load_splits(
+    config: ConfigDict,
+    names: Sequence[str],
+    execution: Execution,
+    check: Callable[[sources.Dataset], None] = lambda described: None,
+) -> sources.Dataset:
+    """Returns what `sources.load` does with the memory of these devices. To be called by all processes."""
+    memory = execution.free_bytes()
+    return in_turn(lambda: sources.load(config, names, memory=memory, check=check))
 
 
 def create_loader(

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from input_pipeline import DataError, sources
+from input_pipeline import DataError
 from training import pairs as pair_files
 from training import verification_plots
 from training.evaluation import (
@@ -18,9 +18,8 @@ from training.evaluation import (
     restore,
     saved_config,
 )
-from training.experiment import Experiment, create_loader
+from training.experiment import Experiment, create_loader, load_splits
 from training.pairs import PairedImages
-from training.processes import in_turn
 from training.tracking import if_writable, write_csv, write_json
 from training.verification_metrics import summarize
 
@@ -169,19 +168,17 @@ def verify(
             f'{found.path}: these pairs have no labels 0 or 1; --scores=FILE.csv writes similarities.'
         )
     experiment, variables, step = restore(config, workdir, checkpoint, devices)
-    image_shape = experiment.dataset.image_shape
+    image_shape, images = experiment.dataset.image_shape, folder or split or config.verification.split
     if folder is not None:
         paired = pair_files.read_images(found, Path(folder), image_shape)
     else:
-        name, memory = split or config.verification.split, experiment.execution.free_bytes()
-        loaded = in_turn(lambda: sources.load(experiment.config.dataset, (name,), memory=memory))
-        paired = pair_files.find_images(found, loaded.splits[name], name, image_shape)
+        loaded = load_splits(experiment.config.dataset, (images,), experiment.execution)
+        paired = pair_files.find_images(found, loaded.splits[images], images, image_shape)
     verifier = Verifier(experiment, paired, flip=flip)
     similarities = verifier.scores(variables)
     is_main = experiment.execution.is_main
     if scores is not None and is_main:
         write_csv(scores, ('ID', 'Label'), ((row, f'{value:.8f}') for row, value in enumerate(similarities)))
-    images = split or config.verification.split if folder is None else folder
     result = {'checkpoint': checkpoint, 'step': step, 'file': str(found.path), 'images': images, 'flip': flip}
     if found.labels is None:
         return {**result, 'pairs': len(similarities)}

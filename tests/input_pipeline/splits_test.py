@@ -29,7 +29,7 @@ def test_impossible_parts_are_refused(validation):
 
 
 def test_what_suffices_is_said():
-    with pytest.raises(DataError, match=r'=3 --|validation=3;'):
+    with pytest.raises(DataError, match='validation=3;'):
         carve_validation(np.arange(30) % 3, 2, seed=0)
     assert len(carve_validation(np.arange(30) % 3, 3, seed=0)[1]) == 3
 

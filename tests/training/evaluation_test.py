@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline import DataError, sources
 from training import CheckpointError, ConfigError, NonFiniteLoss
-from training.evaluation import evaluate, find_loader
+from training.evaluation import evaluate, find_loader, saved_config
 from training.experiment import Experiment, create_experiment, resolve
 from training.parallel import Execution
 from training.run import run
@@ -48,6 +48,16 @@ def test_best_checkpoint_gives_the_results_of_the_run(workdir):
     assert [row['id'] for row in rows] == [f'test-{index}' for index in range(360)]
     assert np.mean([row['label'] == row['predicted'] for row in rows]) == result['accuracy']
     assert all(0.1 <= float(row['confidence']) <= 1 for row in rows)
+
+
+def test_what_was_prepared_of_a_folder_will_do_elsewhere(workdir):
+    saved = json.loads((workdir / 'config.json').read_text())
+    saved['dataset']['folder'] = str(workdir / 'gone')
+    (workdir / 'config.json').write_text(json.dumps(saved))
+    assert saved_config(workdir).dataset.folder == str(workdir / 'gone')
+    assert saved_config(workdir, data_dir='there').dataset.folder == ''
+    (workdir / 'gone').mkdir()
+    assert saved_config(workdir, data_dir='there').dataset.folder == str(workdir / 'gone')
 
 
 def test_only_the_split_in_question_is_loaded(workdir, monkeypatch):
