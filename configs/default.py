@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
     # core (at most 16, and what /dev/shm has room for; several processes that train on one machine share
     # both), or threads where there are no more than two cores.
     dataset.workers = -1
-    dataset.train_split = 'train'
+    dataset.train_split = 'train'  # what is trained on
     dataset.validation_split = (
         ''  # what to choose the best checkpoint on, with validation 0; '': a part of train, see validation
     )
@@ -67,19 +67,19 @@ def get_config() -> ConfigDict:
     augmentation.crop_scale_min = 1.0
     augmentation.flip = False  # mirror left to right with probability 1/2
     # Colour jitter in a random order: factors are uniform in 1 +- this, that of hue in +- this of a turn.
-    augmentation.brightness = 0.0
-    augmentation.contrast = 0.0
-    augmentation.saturation = 0.0
+    augmentation.brightness = 0.0  # of all values
+    augmentation.contrast = 0.0  # of the differences from the image's mean
+    augmentation.saturation = 0.0  # of the differences from grey
     augmentation.hue = 0.0  # at most 1/2
     augmentation.rotation = 0.0  # degrees; the angle is uniform between plus and minus this
     augmentation.rotation_interpolation = 'nearest'  # nearest, bilinear
     augmentation.rotation_fill = 0.0  # value of the corners that a rotation leaves, from 0 to 1 (white)
     # How far the corners may move towards the centre, as a share of the way; 0: off.
     augmentation.perspective = 0.0
-    augmentation.perspective_probability = 0.5
+    augmentation.perspective_probability = 0.5  # that an image gets it
     augmentation.blur = 0  # side in pixels of a Gaussian kernel, odd; 0: off
     augmentation.blur_sigma_min = 0.1  # its standard deviation in pixels is uniform between these
-    augmentation.blur_sigma_max = 2.0
+    augmentation.blur_sigma_max = 2.0  # pixels
     augmentation.auto = 'none'  # none, randaugment, trivialaugment
     augmentation.randaugment_ops = 2  # operations an image
     augmentation.randaugment_magnitude = 9  # of 0 to 30
@@ -89,14 +89,14 @@ def get_config() -> ConfigDict:
     # Beta(alpha, alpha) gives the share that an image keeps of itself; 0: off. With both on, each batch gets
     # one of them. Training accuracy then counts the label with the larger share.
     augmentation.mixup_alpha = 0.0
-    augmentation.cutmix_alpha = 0.0
+    augmentation.cutmix_alpha = 0.0  # the share of the area
 
     config.model = model = ConfigDict()
     model.name = 'resnet18'  # see jax_models/registry.py; or module:Class, a Flax module of your own
     model.width = 64  # channels of the first stage; each further stage doubles them
     # cifar: 3x3 convolution; imagenet: 7x7, stride 2, then a 3x3 max pool of stride 2; cifar_pool: 3x3, pool
     model.stem = 'cifar'
-    model.max_parameters = 0  # a larger model is refused before images are decoded; 0: any size
+    model.max_parameters = 0  # a larger model is refused before images are read; 0: any size
     model.activation = 'relu'  # relu, gelu, silu
     model.stage_sizes = ()  # blocks per stage, such as (4, 4, 3); (): those of the name
     model.kernel_sizes = ()  # of the 3x3 convolutions' kernels, odd, one per stage; (): 3
@@ -107,7 +107,9 @@ def get_config() -> ConfigDict:
     model.head_sizes = ()  # units of a ResNet's hidden layers before the last linear one, such as (512, 256)
     model.head = 'linear'  # linear, cosine: the last layer; cosine for the losses with a margin
     model.cosine_scale = 64.0  # logits of a cosine head are this times the cosines
-    model.dropout = 0.0  # probability, after each hidden layer of the head, or before its only one
+    # Probability, after each hidden layer of the head, or before its only one. With pmap each device draws
+    # its own, so that results depend on their number.
+    model.dropout = 0.0
     model.block_dropout = 0.0  # probability, after each residual block
     # Of kernels: pytorch (its layers' default), torchvision (kaiming normal, fan out, for convolutions),
     # xavier_uniform, xavier_normal (gain sqrt 2), kaiming_normal (fan in), orthogonal (gain sqrt 2),
@@ -132,11 +134,11 @@ def get_config() -> ConfigDict:
     loss.margin = 0.5
 
     config.loss_scale = loss_scale = ConfigDict()  # of precision float16, as PyTorch's GradScaler
-    loss_scale.initial = 2.0**16
-    loss_scale.growth_factor = 2.0
+    loss_scale.initial = 2.0**16  # factor of the loss in the first step
+    loss_scale.growth_factor = 2.0  # of that factor
     loss_scale.growth_interval = 2000  # steps without an overflow before it grows
     loss_scale.backoff_factor = 0.5  # after an overflow; below a scale of 1 the run stops
-    loss_scale.max = 2.0**24
+    loss_scale.max = 2.0**24  # beyond which it does not grow
 
     config.optimizer = optimizer = ConfigDict()
     optimizer.name = 'sgd'  # sgd, adam, adamw, rmsprop, muon (Adam for all but convolution kernels)
@@ -160,7 +162,7 @@ def get_config() -> ConfigDict:
     # of the way to them, and the fast ones return to the slow. Evaluation and checkpoints use the fast ones,
     # which equal the slow ones every lookahead_steps updates. 0 steps: off.
     optimizer.lookahead_steps = 0
-    optimizer.lookahead_alpha = 0.5
+    optimizer.lookahead_alpha = 0.5  # that share
     # Splits each batch into this many, one after the other, and averages their gradients: less memory,
     # same batch_size. Batch norm sees the parts.
     optimizer.accumulation_steps = 1
@@ -189,7 +191,7 @@ def get_config() -> ConfigDict:
     schedule.final_div_factor = 1e4  # first rate / last rate
     schedule.cycle_momentum = True  # momentum (beta1 of adam and adamw) falls while the rate rises
     schedule.base_momentum = 0.85  # lowest, at the highest rate
-    schedule.max_momentum = 0.95
+    schedule.max_momentum = 0.95  # highest, at the lowest rate
     # val_loss, val_accuracy, train_loss, …; auto: the loss on val, on a watched test, or on train.
     schedule.plateau_metric = 'auto'
     schedule.plateau_mode = 'min'  # min, max: which metric is better
@@ -215,7 +217,7 @@ def get_config() -> ConfigDict:
     # At the end of so many epochs, but where the last one is younger than so many seconds: saving takes a
     # GPU longer than an epoch of a small model. 0 epochs: only at the end and when interrupted.
     checkpoint.every_epochs = 1
-    checkpoint.min_seconds = 10.0
+    checkpoint.min_seconds = 10.0  # those seconds
     checkpoint.every_steps = 0  # additionally; 0: off
 
     # Pairs of images of people, compared by the cosine similarity of their features after every epoch.
@@ -228,7 +230,7 @@ def get_config() -> ConfigDict:
 
     config.wandb = wandb = ConfigDict()
     wandb.mode = 'disabled'  # disabled, offline, online
-    wandb.project = 'jax-classifiers'
+    wandb.project = 'jax-classifiers'  # that the run appears in
     wandb.entity = ''  # '' is your default one
     wandb.name = ''  # '' is the workdir's name
     wandb.upload_checkpoint = False  # store the best checkpoint as an artifact at the end

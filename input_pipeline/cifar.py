@@ -23,8 +23,9 @@ from input_pipeline import DataError, records
 from input_pipeline.progress import track
 from input_pipeline.writing import written
 
-NAMES = ('cifar10', 'cifar100')
-_CONNECT_SECONDS = 15  # until the server answers, name resolution included
+CLASSES = {'cifar10': 10, 'cifar100': 100}
+SIDE = 32  # pixels
+_CONNECT_SECONDS = 10  # until the server answers, name resolution included
 _BLOCK = 2**20  # bytes
 
 
@@ -101,11 +102,11 @@ def _builder_cls(name: str) -> type:
 
 def _examples(content: bytes, label_keys: list[str], id_prefix: str) -> Iterator[tuple[int, dict]]:
     """Yields TFDS examples from CIFAR's binary format: a byte per label, then 3x32x32 bytes."""
-    rows = np.frombuffer(content, np.uint8).reshape(-1, len(label_keys) + 3 * 32 * 32)
+    rows = np.frombuffer(content, np.uint8).reshape(-1, len(label_keys) + 3 * SIDE * SIDE)
     for index, row in enumerate(rows):
         labels, pixels = np.split(row, [len(label_keys)])
         buffer = io.BytesIO()
-        Image.fromarray(pixels.reshape(3, 32, 32).transpose(1, 2, 0)).save(buffer, 'PNG')
+        Image.fromarray(pixels.reshape(3, SIDE, SIDE).transpose(1, 2, 0)).save(buffer, 'PNG')
         example = dict(zip(label_keys, labels.tolist(), strict=True))
         yield index, {**example, 'id': f'{id_prefix}{index:05d}', 'image': buffer.getvalue()}
 

@@ -54,7 +54,7 @@ def find_or_prepare(config: ConfigDict, splits: Sequence[str], workers: int = 0)
         prepared = records.find(name, root)
     except OSError as error:
         raise DataError(f'Cannot read {name} in config.dataset.data_dir={root}: {error}.') from error
-    if prepared is None and (base := name.partition(':')[0]) in cifar.NAMES:
+    if prepared is None and (base := name.partition(':')[0]) in cifar.CLASSES:
         cifar.prepare(base, root, config.manual_dir)
         prepared = records.find(name, root)
     if prepared is None:
@@ -102,7 +102,7 @@ def _not_prepared(name: str, root: Path) -> DataError:
     base = name.partition(':')[0].partition('/')[0]
     found = sorted(str(path.parent.relative_to(root)) for path in root.glob(f'{base}/**/dataset_info.json'))
     there = f' (only {", ".join(found)})' if found else ''
-    if name.partition(':')[0] in cifar.NAMES:
+    if name.partition(':')[0] in cifar.CLASSES:
         return DataError(f'{name} is not prepared in {root}{there}. Use config.dataset.name={base}.')
     known = tfds.list_builders(with_community_datasets=False)
     if base in known or found:

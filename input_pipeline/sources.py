@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from input_pipeline import DataError, cache, decoding, prepare, records
+from input_pipeline import DataError, cache, cifar, decoding, prepare, records
 from input_pipeline.encoded import EncodedImages
 from input_pipeline.progress import track
 
@@ -70,6 +70,15 @@ class Dataset:
         """Returns a dataset without splits."""
         shapes = {name: tuple(description[name]) for name in ('class_names', 'image_shape')}
         return cls(**{**description, **shapes})
+
+
+def known_beforehand(dataset_config: ConfigDict) -> Dataset | None:
+    """Returns shape and number of classes of what may still have to be downloaded, where that is known."""
+    if dataset_config.folder:
+        return None
+    name, side = dataset_config.name, dataset_config.image_size or cifar.SIDE
+    count = cifar.CLASSES.get(name.partition(':')[0])
+    return count and Dataset(name, '', tuple(map(str, range(count))), (side, side, 3))
 
 
 def load(

@@ -27,16 +27,26 @@ def torch_axes(ndim: int) -> tuple[int, ...]:
     return {4: (3, 2, 0, 1), 2: (1, 0)}.get(ndim, tuple(range(ndim)))
 
 
-def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def to_torch(variables: Mapping[str, Any], *, names: str = 'torchvision') -> dict[str, np.ndarray]:
     """Returns a state dict of NumPy arrays for variables {'params', 'batch_stats'}.
 
     `model.load_state_dict({k: torch.from_numpy(v) for k, v in to_torch(variables).items()}, strict=False)`
-    loads it; what is left out are BatchNorm2d's `num_batches_tracked`.
+    loads it; what is left out are BatchNorm2d's `num_batches_tracked`. `names` are torchvision's, or with
+    'cifar' what many CIFAR ResNets have for these: `shortcut.0` for `downsample.0`, `linear` for `fc`.
+
+    Raises ValueError for other `names`.
     """
-    return {
+    if names not in ('torchvision', 'cifar'):
+        raise ValueError(f'names={names!r}: must be torchvision or cifar')
+    state = {
         # Copies, to which PyTorch may write.
         torch_name(path[1:]): np.array(array.transpose(torch_axes(array.ndim)), order='C')
         for path, array in flatten_dict(jax.device_get(dict(variables))).items()
+    }
+    if names == 'torchvision':
+        return state
+    return {
+        re.sub(r'^fc\.', 'linear.', name.replace('downsample.', 'shortcut.')): v for name, v in state.items()
     }
 
 

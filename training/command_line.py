@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -91,7 +92,12 @@ def _explain_flags(argv: list[str], error: Exception) -> str:
         match = re.match(r'--?(?:no)?config\.([\w.]+)', argument)
         if match and match[1] not in declared:
             return f'config.{match[1]} is not a key; the nearest is config.{nearest_key(match[1])}'
-    return f'the config or its overrides cannot be read: {error}'
+    file = next((argument.partition('=')[2] for argument in argv if argument.startswith('--config=')), '')
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename.endswith(file)]
+    place = f'--config={file}, line {lines[-1]}' if file and lines else 'the config or its overrides'
+    while isinstance(error, AttributeError | KeyError) and error.args:  # one within the other, as a repr
+        error = error.args[0]
+    return f'{place} cannot be read: {" ".join(str(error).split())}'
 
 
 @contextlib.contextmanager

@@ -74,7 +74,8 @@ def conclude(
             np.array(final['confusion_matrix']),
             experiment.dataset.class_names,
             workdir / 'plots' / 'confusion_matrix.png',
-            title=f'{workdir.name}, {plots.SPLITS[split][0]}',
+            title=f'{workdir.name}, {plots.SPLITS[split][0]}'
+            + plots.CHOSEN_ON_TEST * (best['selected_on'] == 'test'),
         )
     if verifier is None:
         return results, drawn

@@ -48,9 +48,9 @@ def _from_to(low: float, high: float) -> Rule:
     return lambda value: None if low <= value < high else f'at least {low} and below {high}'
 
 
-def _each(allowed: Callable[[int], bool], what: str) -> Rule:
+def _each(allowed: Callable[[int], bool], what: str, such_as: str) -> Rule:
     def rule(values):
-        return None if all(type(v) is int and allowed(v) for v in values) else f'{what}, such as (4, 4, 3)'
+        return None if all(type(v) is int and allowed(v) for v in values) else f'{what}, such as {such_as}'
 
     return rule
 
@@ -148,14 +148,18 @@ RULES: dict[str, Rule] = {
     'model.max_parameters': _at_least(0),
     'model.activation': _one_of(*ACTIVATIONS),
     'model.stage_sizes': _each(
-        lambda size: size >= 1, '() for the default, or whole numbers of blocks, at least 1 for each stage'
+        lambda size: size >= 1,
+        '() for the default, or whole numbers of blocks, at least 1 for each stage',
+        '4,4,3',
     ),
-    'model.kernel_sizes': _each(lambda size: size >= 1 and size % 2 == 1, 'odd whole numbers'),
-    'model.shortcut_kernel_sizes': _each(lambda size: size >= 1, 'whole numbers, at least 1'),
+    'model.kernel_sizes': _each(lambda size: size >= 1 and size % 2 == 1, 'odd whole numbers', '5,3,3'),
+    'model.shortcut_kernel_sizes': _each(lambda size: size >= 1, 'whole numbers, at least 1', '1,2,1'),
     'model.se': _one_of('none', 'stem', 'blocks'),
     'model.se_reduction': _at_least(1),
     'model.hidden': _at_least(1),
-    'model.head_sizes': _each(lambda size: size >= 1, 'whole numbers of units, at least 1 for each layer'),
+    'model.head_sizes': _each(
+        lambda size: size >= 1, 'whole numbers of units, at least 1 for each layer', '512,256'
+    ),
     'model.head': _one_of('linear', 'cosine'),
     'model.cosine_scale': _above(0),
     'model.dropout': _from_to(0, 1),

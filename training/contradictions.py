@@ -39,6 +39,9 @@ def check_together(config: ConfigDict) -> None:
         raise ConfigError(
             f'config.model.convolution=winograd: runs in float32 only; use xla with {config.precision}'
         )
+    optimizer = config.optimizer
+    if optimizer.name == 'sgd' and optimizer.nesterov and not optimizer.momentum:
+        raise ConfigError('config.optimizer.nesterov: needs config.optimizer.momentum above 0')
     flat = flatten(config)
     for low, high in _NOT_ABOVE:
         if flat[low] > flat[high]:

@@ -150,7 +150,7 @@ def evaluate(
     source = Path(config.folder).name if config.folder and dataset == config.name else dataset
     title = f'{workdir.name}, {checkpoint} (step {step:,}), {source} {split}'
     if result.get('selected_on') == 'test':
-        title += ', CHOSEN ON TEST'
+        title += plots.CHOSEN_ON_TEST
     with if_writable(workdir):
         write_json(workdir / 'evaluations' / f'{stem}.json', result)
         if result['confusion_matrix']:

@@ -179,6 +179,8 @@ def create_experiment(
         names = [stored_split(config.dataset, name) for name in ('train', 'val', 'test')]
         names += [config.verification.split] * (labelled is not None)
         names = list(dict.fromkeys(filter(None, names)))
+        if known := sources.known_beforehand(config.dataset):
+            check_dataset(config, known)
         dataset = load_splits(config.dataset, names, execution, functools.partial(check_dataset, config))
     loaders = _create_loaders(config.dataset, dataset)
     steps, paired = 0, None

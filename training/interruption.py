@@ -13,7 +13,7 @@ def exit_now(code: int) -> NoReturn:
     os._exit(code)
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):  # as KeyboardInterrupt, so that what explains errors lets it through
     """The run was asked to stop and has saved its state; `exit_code` is 128 + the signal's number."""
 
     def __init__(self, signum: int):
@@ -32,7 +32,7 @@ class Interruption:
     """
 
     def __init__(self, *, shared: bool = False):
-        self._shared = shared
+        self._shared, self._saved = shared, False
         self.received: int | None = None
         self.signum: int | None = None
 
@@ -46,9 +46,19 @@ class Interruption:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
 
+    def nothing_left_to_save(self) -> None:
+        """Lets signals, an unanswered one too, raise Interrupted; of several processes, end all at once."""
+        self._saved = True
+        if self._shared:
+            self.__exit__()
+        if self.received is not None:
+            os.kill(os.getpid(), self.received)
+
     def _handle(self, signum, _frame):
         if self.received is not None and signum == signal.SIGINT:
             exit_now(128 + signum)
         self.received = signum
+        if self._saved:
+            raise Interrupted(signum)
         if not self._shared:
             self.signum = signum

@@ -50,7 +50,7 @@ class Training:
         self._evaluators: dict[str, Evaluator] = {}  # of the split that chooses the best epoch
         self._verifier: Verifier | None = None  # where the config names pairs
         self._unsaved = {}  # variables of the best epochs that are not yet on disk
-        self._saved = self._drawn = time.monotonic()  # when it last was
+        self._started = self._saved = self._drawn = time.monotonic()  # when it last was
         # Seconds a step takes, an epoch's mean (one dispatch's depend on when the host waits); 0: not known.
         self._pace = 0.0
         self._streaming = experiment.dataset.loader == 'streaming'
@@ -69,7 +69,6 @@ class Training:
             a checkpoint are not finite at the end, the image.
           CheckpointError: there is one that cannot be continued from.
         """
-        started = time.monotonic()
         try:
             with Interruption(shared=self.execution.process_count > 1) as interruption:
                 self.state = self._restored_state() or self.execution.replicate(
@@ -96,9 +95,9 @@ class Training:
                         records.append(self._epoch(feed, interruption))
                         if self.progress.epoch == first + 1:
                             take_holes()  # the evaluation has been compiled
-            results = self._finish(records, started)
-            self.checkpoints.close()
-            return results
+                self.checkpoints.close()
+                interruption.nothing_left_to_save()
+                return self._finish(records)
         except BaseException as error:
             # Of several processes one that fails alone must not wait for the others here.
             if self.execution.process_count == 1 or isinstance(error, Interrupted):
@@ -147,7 +146,7 @@ class Training:
         )
         if last or signum or due or _divides(every.every_steps, record['step']):
             self._save(record['step'])
-        if signum and not last:
+        if signum:
             raise Interrupted(signum)
         return record
 
@@ -279,9 +278,13 @@ class Training:
             self.checkpoints.save(name, best_epoch * self.experiment.steps, variables, metadata)
         self._unsaved = {}
         state = self.execution.unreplicate(self.state)
-        self.checkpoints.save('last', step, state, {**metadata, 'progress': asdict(self.progress)})
+        progress = asdict(self.progress) | {'wall_seconds': self._wall_seconds()}
+        self.checkpoints.save('last', step, state, {**metadata, 'progress': progress})
         return_freed_memory()
         self._saved = time.monotonic()
+
+    def _wall_seconds(self) -> float:
+        return self.progress.wall_seconds + time.monotonic() - self._started
 
     def _restored_state(self):
         """Returns the state of the last checkpoint, or None where there is none."""
@@ -293,6 +296,8 @@ class Training:
         for name in BEST:  # one may have been saved without its `last`
             self.checkpoints.delete_from(name, step + 1)
         self.console.print(f'Continuing from step {step:,} ({self.progress.epoch} epochs done).')
+        if (precision := metadata['config']['precision']) != self.config.precision:
+            self.console.print(f'config.precision was {precision}, is {self.config.precision} from here on.')
         if self.config.epochs < self.progress.epoch:
             self.console.print(f'More than config.epochs={self.config.epochs} are done: nothing is trained.')
         elif (epochs := metadata['config']['epochs']) != self.config.epochs:
@@ -302,9 +307,8 @@ class Training:
             )
         return self.execution.replicate(state)
 
-    def _finish(self, records: list[dict], started: float) -> dict:
+    def _finish(self, records: list[dict]) -> dict:
         """Evaluates the best checkpoints, draws, and writes results.json."""
-        self.checkpoints.close()
         results, drawn = conclude(
             self.experiment,
             self.checkpoints,
@@ -315,7 +319,8 @@ class Training:
             evaluators=self._evaluators,
             verifier=self._verifier,
         )
-        results['last_start_seconds'] = time.monotonic() - started
+        results['wall_seconds'] = self._wall_seconds()
+        self.checkpoints.close()
         best = self.progress.best_epoch * self.experiment.steps
         self.tracker.log_plots(drawn)
         self.tracker.finish(results, self.checkpoints.directory / 'best' / str(best))

@@ -23,6 +23,7 @@ SPLITS = {
     'val': ('validation', '#D55E00'),
     'test': ('test', '#009E73'),
 }
+CHOSEN_ON_TEST = ', CHOSEN ON TEST'  # in titles
 GREY = '#666666'
 DASHED = {'color': GREY, 'linewidth': 1, 'linestyle': (0, (4, 3)), 'zorder': 1.5}
 DPI = 150
@@ -176,7 +177,8 @@ def image_grid(
 ) -> Path:
     """Shows images, uint8 or float32 in [0, 1], [n, height, width, 1, 3 or 4], each with its title below.
 
-    Small images are enlarged by whole factors, so that every pixel of theirs is a square.
+    Small images are enlarged by whole factors, so that every pixel of theirs is a square, and lie further
+    apart where their titles need it.
     """
     images = np.asarray(images)
     if images.dtype != np.uint8:
@@ -187,19 +189,20 @@ def image_grid(
     height, width = height * factor, width * factor
     columns = min(columns, count)
     gap, text, header = 10, 26, 56  # pixels
+    cell = max(width, min(11 * max(map(len, titles)), 160))
     rows = -(-count // columns)
     canvas_height = header + rows * (height + text + gap)
-    canvas_width = max(gap + columns * (width + gap), 15 * len(title) + 2 * gap)
+    canvas_width = max(gap + columns * (cell + gap), 15 * len(title) + 2 * gap)
     canvas = np.full((canvas_height, canvas_width, 3), 255, np.uint8)
     figure = Figure(figsize=(canvas_width / DPI, canvas_height / DPI), dpi=DPI)
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
-        top, left = header + row * (height + text + gap), gap + column * (width + gap)
+        top, left = header + row * (height + text + gap), gap + column * (cell + gap) + (cell - width) // 2
         canvas[top : top + height, left : left + width] = image.repeat(factor, 0).repeat(factor, 1)
         figure.text(
             left + width / 2,
             canvas_height - top - height - 5,
-            _shortened(titles[index], width // 11),
+            _shortened(titles[index], cell // 11),
             transform=None,  # in pixels
             ha='center',
             va='top',

@@ -20,6 +20,7 @@ class Progress:
     seconds: float = 0.0  # of the running one
     waited: float = 0.0  # of these, for batches
     train_seconds: float = 0.0  # of all done
+    wall_seconds: float = 0.0  # with evaluating, saving and drawing, of the starts before this one
     best_epoch: int = 0
     best: list[float] | None = None  # what chose the best checkpoint
     best_verification_epoch: int = 0

@@ -50,6 +50,20 @@ VARIANTS = [
 ]
 
 
+@pytest.mark.parametrize(('name', 'ratio'), [('pytorch', 1 / 3**0.5), ('kaiming_normal', 2**0.5)])
+def test_a_model_begins_as_its_config_says(name, ratio):
+    """Deviations of the kernels times the root of fan in; biases are PyTorch's whatever the kernels."""
+    config = model_config(name='simple_cnn', width=16, hidden=64, initialization=name)
+    model = create_model(config, num_classes=50)
+    params = model.init(KEY, jnp.zeros((1, 8, 8, 3)), train=False)['params']
+    kernels = [layer['kernel'] for layer in params.values()]
+    assert {kernel.ndim for kernel in kernels} == {2, 4}
+    for kernel in kernels:
+        assert kernel.std() * np.prod(kernel.shape[:-1]) ** 0.5 == pytest.approx(ratio, rel=0.1)
+    for layer in params.values():
+        assert 0 < jnp.abs(layer['bias']).max() <= np.prod(layer['kernel'].shape[:-1]) ** -0.5
+
+
 @pytest.mark.parametrize('key', ['activation', 'initialization', 'head', 'se', 'convolution', 'stem'])
 def test_unknown_values_are_not_taken_for_others(key):
     with pytest.raises(KeyError, match='unknown'):

@@ -30,13 +30,17 @@ def test_there_and_back_changes_nothing(variables):
 
 
 def test_names_of_other_cifar_projects_are_understood(variables):
-    state = {
-        'module._orig_mod.'
-        + name.replace('downsample', 'shortcut').replace('fc.w', 'linear.w').replace('fc.b', 'linear.b'): v
-        for name, v in to_torch(variables).items()
-    }
+    state = {f'module._orig_mod.{name}': v for name, v in to_torch(variables, names='cifar').items()}
+    assert state['module._orig_mod.layer2.0.shortcut.0.weight'].shape == (16, 8, 1, 1)
+    assert state['module._orig_mod.linear.bias'].shape == (5,)
+    assert not any('downsample' in name or '.fc.w' in name for name in state)
     state['module._orig_mod.bn1.num_batches_tracked'] = np.array(3)
     jax.tree.map(np.testing.assert_array_equal, from_torch(state, variables), dict(variables))
+
+
+def test_other_names_are_refused(variables):
+    with pytest.raises(ValueError, match=r"names='keras': must be torchvision or cifar"):
+        to_torch(variables, names='keras')
 
 
 def test_what_does_not_fit_is_listed(variables):

@@ -1,3 +1,5 @@
+import re
+
 import jax
 import pytest
 
@@ -27,6 +29,8 @@ def test_the_smallest_of_the_fastest_sizes_is_recommended(config, speeds, capsys
     printed = capsys.readouterr().out
     assert '512 do not fit in memory' in printed
     assert '--config.batch_size=128' in printed
+    assert re.search(r'batch size .* images per second .* memory per device', printed)
+    assert re.search(r'256 │ +200 │', printed)
 
 
 def test_kernels_without_room_are_a_lack_of_memory_once_smaller_batches_ran(config, speeds, capsys):
@@ -36,6 +40,13 @@ def test_kernels_without_room_are_a_lack_of_memory_once_smaller_batches_ran(conf
     del speeds[32]
     with pytest.raises(jax.errors.JaxRuntimeError, match='Autotuning failed'):
         find_batch_size(config, jax.devices()[:1])
+
+
+def test_a_cpu_is_not_filled_to_the_brim(light_config, monkeypatch):
+    monkeypatch.setattr(Execution, 'free_bytes', lambda self: 2**15)
+    monkeypatch.setattr(batch_size, 'SECONDS', 0.0)
+    with pytest.raises(ConfigError, match='32 do not fit in memory'):
+        find_batch_size(light_config, jax.devices()[:1])
 
 
 def test_it_stops_where_doubling_gains_nothing(config, speeds, capsys):

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import jax
 import pytest
+from absl import logging
 from absl.testing import flagsaver
 
 import evaluate
-from training import ConfigError
+from training import ConfigError, command_line
 from training.checkpoints import Checkpoints
 from training.command_line import explained
 from training.keys import flatten
@@ -115,6 +116,10 @@ def test_evaluate_names_its_own_flags():
     [
         ('config.epochs = "five"', 'TypeError: .*epochs.* line 4, in get_config'),
         ('config.epochs = (', 'was never closed .*line 4'),
+        (
+            'config.optimiser.momentum = 1',
+            r'own\.py, line 4 cannot be read: .optimiser. Did you mean "optimizer"',
+        ),
     ],
 )
 def test_mistake_in_a_config_file_is_answered_in_one_line(tmp_path, line, answer):
@@ -124,6 +129,19 @@ def test_mistake_in_a_config_file_is_answered_in_one_line(tmp_path, line, answer
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert re.fullmatch(f'error: .*{answer}.*\n', done.stderr)
+
+
+def test_compilations_are_kept_by_default(monkeypatch, tmp_path):
+    before, verbosity = jax.config.jax_compilation_cache_dir, logging.get_verbosity()
+    monkeypatch.setattr(command_line, 'keep_freed_memory', lambda: None)
+    monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR', raising=False)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    try:
+        command_line.prepare_jax()
+        assert jax.config.jax_compilation_cache_dir == f'{tmp_path}/jax-classifiers/compilation'
+    finally:
+        jax.config.update('jax_compilation_cache_dir', before)
+        logging.set_verbosity(verbosity)
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_defaults_are_allowed():
         ('model.width', 0, 'at least 1'),
         ('model.stem', 'cifar10', 'did you mean cifar?'),
         ('model.stage_sizes', (2, 0), 'at least 1 for each stage'),
-        ('model.kernel_sizes', (0, 3, 3, 3), 'odd whole numbers'),
+        ('model.kernel_sizes', (0, 3, 3, 3), 'odd whole numbers, such as 5,3,3'),
         ('model.kernel_sizes', (2, 2, 2, 2), 'odd whole numbers'),
         ('model.shortcut_kernel_sizes', (0, 1, 1, 1), 'at least 1'),
         ('model.head_sizes', (512, 0.5), 'whole numbers of units'),
@@ -200,6 +200,10 @@ def test_value_that_is_not_allowed_is_named_with_those_that_are(key, value, expe
         ({'augmentation.crop_padding': 4, 'augmentation.crop_scale_min': 0.5}, 'two ways to crop'),
         ({'augmentation.blur_sigma_min': 3.0}, 'must not exceed config.augmentation.blur_sigma_max'),
         ({'model.name': 'resnet'}, 'stage_sizes=(): model resnet needs them'),
+        (
+            {'optimizer.nesterov': True, 'optimizer.momentum': 0.0},
+            'nesterov: needs config.optimizer.momentum',
+        ),
         ({'model.kernel_sizes': (3, 3, 3)}, 'kernel_sizes=(3, 3, 3): must be () or one for each of 4 stages'),
         (
             {'early_stopping.patience': 1, 'early_stopping.metric': 'test_loss'},

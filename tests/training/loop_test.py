@@ -65,7 +65,7 @@ def terminate():
 
 
 def test_interrupted_run_continues_as_if_nothing_happened(
-    config, finished, tmp_path, at_step, assert_same_run
+    config, finished, tmp_path, at_step, assert_same_run, monkeypatch
 ):
     config.checkpoint.every_epochs = 0
     workdir = tmp_path / 'finished'
@@ -76,7 +76,15 @@ def test_interrupted_run_continues_as_if_nothing_happened(
             run(config, workdir, DEVICES)
         assert interrupted.value.exit_code == 143
         assert last_steps(workdir)[-1] == saved
-    at_step(3, 6, terminate)  # in the very last step the run finishes
+    at_step(3, 6, terminate)  # the very last step: all that remains is the end
+    with pytest.raises(Interrupted):
+        run(config, workdir, DEVICES)
+    conclude = loop.conclude
+    monkeypatch.setattr(loop, 'conclude', lambda *args, **keys: terminate())
+    with pytest.raises(Interrupted):
+        run(config, workdir, DEVICES)
+    monkeypatch.setattr(loop, 'conclude', conclude)
+    assert (last_steps(workdir)[-1], (workdir / 'results.json').exists()) == (18, False)
     run(config, workdir, DEVICES)
     assert_same_run(finished, workdir)
 
@@ -182,8 +190,9 @@ def test_saving_does_not_count_as_training(short, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, 'time', SimpleNamespace(monotonic=lambda: monotonic() + offset[0]))
     monkeypatch.setattr(Training, '_save', slow)
     short.checkpoint.every_steps = 1
-    assert run(short, tmp_path, DEVICES)['train_seconds'] < 500
-    assert offset[0] == 4000
+    results = run(short, tmp_path, DEVICES)
+    assert results['train_seconds'] < 500
+    assert results['wall_seconds'] > offset[0] == 4000
 
 
 @pytest.mark.parametrize(('seconds', 'drawn'), [(60.0, [3]), (0.0, [1, 2, 3])])
@@ -313,7 +322,7 @@ def test_another_metric_for_early_stopping_begins_anew(config):
     assert restored_progress(metadata, config) == Progress(epoch=2)
 
 
-def test_watching_test_says_so_everywhere(short, tmp_path, capsys):
+def test_watching_test_says_so_everywhere(short, tmp_path, capsys, titles):
     short.dataset.validation, short.dataset.watch_test = 0.0, True
     results = run(short, tmp_path, DEVICES)
     assert all(record['selected_on'] == 'test' for record in records(tmp_path))
@@ -325,11 +334,18 @@ def test_watching_test_says_so_everywhere(short, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert 'best on test' in printed
     assert 'CHOSEN ON TEST' in printed
+    assert [title.endswith('CHOSEN ON TEST') for title in titles] == [True, True]  # training's, evaluation's
 
 
-def test_without_a_test_split_results_are_those_on_validation(short, tmp_path, capsys, monkeypatch):
+@pytest.fixture
+def titles(monkeypatch):
+    """Collects the titles of confusion matrices."""
     titles, draw = [], plots.confusion_matrix
     monkeypatch.setattr(plots, 'confusion_matrix', lambda *a, **k: titles.append(k['title']) or draw(*a, **k))
+    return titles
+
+
+def test_without_a_test_split_results_are_those_on_validation(short, tmp_path, capsys, monkeypatch, titles):
     short.dataset.update({'validation': 0.0, 'validation_split': 'test', 'test_split': ''})
     results = run(short, tmp_path, DEVICES)
     assert results['val_accuracy'] == max(record['val_accuracy'] for record in records(tmp_path))
@@ -352,6 +368,19 @@ def test_without_any_evaluation_a_run_says_so(short, tmp_path, capsys):
     assert 'nothing was evaluated' in capsys.readouterr().out
     with pytest.raises(DataError, match='name a --split'):
         evaluate(tmp_path, devices=DEVICES)
+
+
+def test_dispatches_take_about_half_a_second():
+    training = SimpleNamespace(config=SimpleNamespace(steps_per_dispatch=0), _many_steps=True, _chunk=4)
+
+    def chunk(pace, steps=4, fixed=0, many=True):
+        training._chunk, training.config.steps_per_dispatch, training._many_steps = 4, fixed, many
+        Training._adapt_chunk(training, steps, pace)
+        return training._chunk
+
+    assert [chunk(pace) for pace in (0.0, 0.01, 0.06, 0.07, 0.24, 0.26)] == [4, 8, 8, 4, 4, 2]
+    assert chunk(0.01, steps=3) == 4  # the end of an epoch says nothing
+    assert chunk(0.01, fixed=4) == chunk(0.01, many=False) == 4
 
 
 def test_second_ctrl_c_exits_at_once(monkeypatch):

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from input_pipeline import DataError, sources
+from input_pipeline import DataError, prepare, sources
 from input_pipeline.locking import locked
 from jax_models import registry
 from training import CheckpointError, ConfigError
@@ -38,7 +38,8 @@ def test_a_run_leaves_what_is_promised(finished):
     assert 'jax' in results['versions']
     assert json.loads((finished / 'config.json').read_text())['parallel'] == 'jit'
     plots = {path.name for path in (finished / 'plots').iterdir()}
-    assert {'curves.png', 'learning_rate.png', 'training_images.png', 'confusion_matrix.png'} <= plots
+    drawn = 'curves', 'learning_rate', 'training_images', 'parameters', 'confusion_matrix'
+    assert plots == {f'{name}.png' for name in drawn}
 
 
 def test_finished_run_says_so_and_does_nothing(config, workdir, capsys):
@@ -56,7 +57,7 @@ def test_finished_run_writes_a_lost_config_anew(config, workdir):
     assert (workdir / 'config.json').read_text() == before
 
 
-def test_more_epochs_continue_a_finished_run(config, workdir, monkeypatch):
+def test_more_epochs_continue_a_finished_run(config, workdir, monkeypatch, capsys):
     config.epochs = 4
     finish = Training._finish
 
@@ -66,10 +67,22 @@ def test_more_epochs_continue_a_finished_run(config, workdir, monkeypatch):
     monkeypatch.setattr(Training, '_finish', crash)
     with pytest.raises(MemoryError):
         run(config, workdir, DEVICES)
+    assert 'config.epochs was 3, is 4' in capsys.readouterr().out
     monkeypatch.setattr(Training, '_finish', finish)
     # All is trained, but results.json is still that of three epochs.
     assert run(config, workdir, DEVICES)['epochs'] == 4
     assert len((workdir / 'metrics.jsonl').read_text().splitlines()) == 4
+
+
+def test_another_precision_is_mentioned(config, workdir, monkeypatch, capsys):
+    def end(*_):
+        raise MemoryError
+
+    config.epochs, config.precision = 4, 'bfloat16'
+    monkeypatch.setattr(Training, '_epoch', end)
+    with pytest.raises(MemoryError):
+        run(config, workdir, DEVICES)
+    assert 'config.precision was float32, is bfloat16 from here on' in capsys.readouterr().out
 
 
 def test_another_config_is_refused_with_the_keys_that_differ(config, workdir):
@@ -265,6 +278,14 @@ def test_a_model_that_does_not_suit_is_refused_before_images_are_read(
     monkeypatch.setattr(sources, 'Split', read)
     config.model.update(keys)
     with pytest.raises(error, match=named):
+        create_experiment(resolve(config, DEVICES), DEVICES)
+
+
+def test_a_model_too_large_for_its_limit_is_refused_before_a_download(config, tmp_path, monkeypatch):
+    config.dataset.update({'name': 'cifar100', 'data_dir': str(tmp_path)})
+    config.model.max_parameters = 700
+    monkeypatch.setattr(prepare.cifar, 'prepare', None)
+    with pytest.raises(ConfigError, match='max_parameters=700: the model has 920, 220 too many'):
         create_experiment(resolve(config, DEVICES), DEVICES)
 
 
