@@ -24,9 +24,12 @@ def main():
         np.savez_compressed(FOLDER / f'{name}.npz', **golden)
     losses = {'resnet18': five_steps('resnet18')}
     for name in formula.RECIPES:
-        losses[name], exact = twenty_steps(name, torch.float32), twenty_steps(name, torch.float64)
-        error = abs(losses[name] / exact - 1)
-        assert max(error[:5].max() * 200, error.max()) < 4e-3, f'{name}: lower its rate'
+        exact = twenty_steps(name, torch.float64)
+        for threads in (1, 2):  # which add in another order
+            torch.set_num_threads(threads)
+            losses[name] = twenty_steps(name, torch.float32)
+            error = abs(losses[name] / exact - 1)
+            assert max(error[:5].max() * 200, error.max()) < 1e-2, f'{name}: lower its rate'
     np.savez_compressed(FOLDER / 'losses.npz', **losses)
     np.savez_compressed(FOLDER / 'optimizers.npz', **{case: updates(case) for case in formula.OPTIMIZERS})
     np.savez_compressed(FOLDER / 'schedules.npz', **{case: schedule(case) for case in formula.SCHEDULES})

@@ -1,16 +1,21 @@
 import json
+import os
+import signal
 import struct
 import sys
 import time
 from collections import defaultdict
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
 from training import CheckpointError
+from training.interruption import Interrupted
+from training.run import run
 from training.tracking import Tracker
 
 
@@ -133,46 +138,53 @@ def test_one_failing_call_ends_tracking_not_training(tmp_path, capsys):
     assert len(read_lines(tmp_path)) == 2
 
 
-def test_offline_run_reads_back_and_resumes(tmp_path):
-    image = tmp_path / 'curves.png'
-    Image.new('RGB', (2, 2)).save(image)
-    checkpoint = tmp_path / 'checkpoint'
-    (checkpoint / 'default').mkdir(parents=True)
-    (checkpoint / 'default' / 'weights').write_text('weights')
-    config = wandb_config(mode='offline', upload_checkpoint=True)
+def test_offline_run_reads_back_and_resumes(light_config, tmp_path, monkeypatch):
+    def save(figure, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (2, 2)).save(path)
+        return path
 
-    tracker = Tracker(tmp_path, config, {'model': {'width': 16}})
-    tracker.log_epoch(epoch(1))
-    tracker.close(exit_code=143)
-    tracker = Tracker(tmp_path, config, {'model': {'width': 16}})
-    tracker.rewind(1)
-    tracker.log_epoch(epoch(2, val_loss=float('nan')))
-    tracker.log_plots({'curves': image})
-    tracker.finish({'test_accuracy': 0.9}, checkpoint)
+    def log_and_stop(tracker, record):
+        log_epoch(tracker, record)
+        if record['epoch'] == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    config, log_epoch, devices = light_config, Tracker.log_epoch, jax.devices()[:1]
+    config.epochs, config.batch_size, config.dataset.drop_last = 2, 160, True
+    config.wandb.update({'mode': 'offline', 'upload_checkpoint': True})
+    monkeypatch.setattr('training.plots.save', save)
+    monkeypatch.setattr(Tracker, 'log_epoch', log_and_stop)
+    with pytest.raises(Interrupted):
+        run(config, tmp_path, devices)
+    results = run(config, tmp_path, devices)
 
     first, second = wait_for_logs(tmp_path, 2)
     identity = (tmp_path / 'wandb_id.txt').read_text()
     assert [log['run'][0].run_id for log in (first, second)] == [identity, identity]
     assert [log['exit'][0].exit_code for log in (first, second)] == [143, 0]
-    assert '{"width":16}' in [item.value_json for item in first['run'][0].config.update]
-    rows = [
-        (row['_step'], row['epoch'], row['train_loss']) for row in (history(first)[0], history(second)[0])
-    ]
-    assert rows == [(1, 1, 1), (2, 2, 0.5)]
-    assert np.isnan(float(history(second)[0]['val_loss']))
-    assert any('plots/curves/path' in row for row in history(second))
-    assert list(tmp_path.glob('wandb/offline-run-*/files/media/images/plots/curves*.png'))
-    summary = [(item.key, item.value_json) for update in second['summary'] for item in update.update]
-    assert ('test_accuracy', '0.9') in summary
-    assert second['artifact'][0].manifest.contents[0].path == 'default/weights'
+    (model,) = (json.loads(x.value_json) for x in first['run'][0].config.update if x.key == 'model')
+    assert model['width'] == 4
+    rows = [row for log in (first, second) for row in history(log)]
+    logged = [row for row in rows if 'train_loss' in row]
+    assert [row['_step'] for row in logged] == [1, 2]
+    for row, record in zip(logged, read_lines(tmp_path), strict=True):
+        assert {name: row[name] for name in record} == record
+    names = 'training_images', 'parameters', 'curves', 'learning_rate', 'confusion_matrix'
+    for name in names:
+        assert any(f'plots/{name}/path' in row for row in rows), name
+        assert list(tmp_path.glob(f'wandb/offline-run-*/files/media/images/plots/{name}*.png'))
+    summary = {item.key: item.value_json for update in second['summary'] for item in update.update}
+    assert json.loads(summary['test_accuracy']) == results['test_accuracy']
+    assert any(content.path.startswith('arrays/') for content in second['artifact'][0].manifest.contents)
 
 
 def test_online_without_an_api_key_is_recorded_offline(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr('wandb.login', lambda **_: False)
     tracker = Tracker(tmp_path, wandb_config(mode='online'), {})
-    tracker.log_epoch(epoch(1))
+    tracker.log_epoch(epoch(1, val_loss=float('nan')))
     tracker.finish({}, None)
-    assert len(history(wait_for_logs(tmp_path, 1)[0])) == 1
+    (row,) = history(wait_for_logs(tmp_path, 1)[0])
+    assert np.isnan(float(row['val_loss']))
     assert capsys.readouterr().err.count('Weights & Biases: recorded offline') == 1
 
 
