@@ -9,6 +9,9 @@ watched after every epoch, and chooses the best one, as in the original.
 
 The original reports 91.49 % at the best epoch and 91.19 % at the last one; batch 512: 91.26 % and 91.00 %;
 batch 512 without Lookahead (--config.optimizer.lookahead_steps=0): 90.78 %.
+
+Measured, the first two of 51 epochs (seed 0, float32, 14 to 22 minutes each on two CPU cores): 47.38 and
+52.96 % on test; the same recipe in PyTorch 46.12 and 54.83 % (benchmarks/recipes.py --epochs=2).
 """
 
 from configs import default
