@@ -43,9 +43,9 @@ def normalize(images):
 def one_step(request):
     """What `make_golden.one_step` returns, from PyTorch and from here."""
     name = request.param
-    side, keys = formula.MODELS[name]
+    side, number, keys = formula.MODELS[name]
     model, variables = narrow_model(default.get_config().model, side, keys)
-    images, labels = formula.batch(name, side)
+    images, labels = formula.batch(f'{name} {number}', side)
 
     def compute(variables, images):
         def loss(params):
@@ -118,7 +118,7 @@ def test_five_training_steps_have_torchs_losses():
     config = default.get_config()
     config.loss.label_smoothing = formula.LABEL_SMOOTHING
     config.optimizer.nesterov = True
-    side, keys = formula.MODELS['resnet18']
+    side, _, keys = formula.MODELS['resnet18']
     model, variables = narrow_model(config.model, side, keys)
     losses = losses_of_steps(config, model, variables, side, formula.STEP_RATES)
     np.testing.assert_allclose(losses, np.load(FOLDER / 'losses.npz')['resnet18'], rtol=1e-4)
