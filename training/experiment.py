@@ -179,9 +179,16 @@ def create_experiment(
         names = [stored_split(config.dataset, name) for name in ('train', 'val', 'test')]
         names += [config.verification.split] * (labelled is not None)
         names = list(dict.fromkeys(filter(None, names)))
-        if known := sources.known_beforehand(config.dataset):
+        known = sources.known_beforehand(config.dataset)
+
+        def check(found):
+            checked = known and (known.image_shape, known.num_classes)
+            if checked != (found.image_shape, found.num_classes):
+                check_dataset(config, found)
+
+        if known:
             check_dataset(config, known)
-        dataset = load_splits(config.dataset, names, execution, functools.partial(check_dataset, config))
+        dataset = load_splits(config.dataset, names, execution, check)
     loaders = _create_loaders(config.dataset, dataset)
     steps, paired = 0, None
     if loaders:
