@@ -104,7 +104,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument('--width', type=int, default=64, help='channels of the first stage')
     parser.add_argument('--batch_size', type=int, default=512 if gpu else 128, help='images a step')
     parser.add_argument('--precision', default='auto', choices=('auto', 'float32', 'bfloat16'))
-    parser.add_argument('--convolution', default='auto', choices=('auto', 'xla', 'winograd'))
+    parser.add_argument('--convolution', default='auto', choices=('auto', 'xla', 'winograd', 'onednn'))
     parser.add_argument('--steps', type=int, default=200 if gpu else 5, help='steps a round')
     parser.add_argument('--repeats', type=int, default=7, help='rounds, after one of warm-up')
     parser.add_argument('--json', type=Path, metavar='FILE', help='also write the figures there')

@@ -116,8 +116,9 @@ def get_config() -> ConfigDict:
     # normal (deviation .02).
     model.initialization = 'pytorch'
     model.zero_init_last_norm = False  # scale 0 in the last norm of each block: it starts as its shortcut
-    # How convolutions run: xla, winograd (for CPUs, jax_models/cpu_convolution.py), or auto:
-    # winograd on one CPU device in float32, xla otherwise. The function computed is the same.
+    # How convolutions run: xla; on CPUs winograd (float32, jax_models/cpu_convolution.py), onednn (bfloat16,
+    # jax_models/onednn.py); auto: on one CPU device that of the precision, where XLA has it, and xla
+    # otherwise. The function computed is the same.
     model.convolution = 'auto'
 
     config.batch_norm = batch_norm = ConfigDict()

@@ -23,6 +23,7 @@ def get_config():
     config.epochs = 12
 
     config.dataset.validation = 0
+    config.augmentation.cutout = 8
 
     config.model.name = 'resnet10'
     config.model.max_parameters = 5_000_000

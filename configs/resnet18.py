@@ -17,7 +17,7 @@ from configs import default
 
 def get_config():
     config = default.get_config()
-    config.epochs = 24
+    config.epochs = 36
     config.precision = 'auto'
 
     config.dataset.name = 'cifar10'
@@ -26,7 +26,7 @@ def get_config():
     config.augmentation.crop_padding = 4
     config.augmentation.crop_mode = 'reflect'
     config.augmentation.flip = True
-    config.augmentation.cutout = 8
+    config.augmentation.cutout = 12
 
     config.model.zero_init_last_norm = True
     config.loss.label_smoothing = 0.1

@@ -43,4 +43,4 @@ def product(a: Array, b: Array, axis_a: int, axis_b: int) -> Array:
 def pad(array: Array, *pads: tuple[int, int]) -> Array:
     """Adds zeros before and after the second axis and those behind it; takes entries off where negative."""
     pads = ((0, 0), *pads, *((0, 0),) * (array.ndim - 1 - len(pads)))
-    return lax.pad(array, np.float32(0), [(*low_high, 0) for low_high in pads])
+    return lax.pad(array, np.zeros((), array.dtype), [(*low_high, 0) for low_high in pads])

@@ -29,7 +29,9 @@ MODELS = {
     'resnet101': partial(ResNet, stage_sizes=(3, 4, 23, 3), block=Bottleneck),
     'resnet152': partial(ResNet, stage_sizes=(3, 8, 36, 3), block=Bottleneck),
 }
-_CONVOLUTIONS = {'auto': None, 'xla': None, 'winograd': cpu_convolution.conv_general_dilated}
+_CONVOLUTIONS = {'auto': None, 'xla': None} | dict.fromkeys(
+    ('winograd', 'onednn'), cpu_convolution.conv_general_dilated
+)
 
 
 def find_model(name: str) -> Callable[..., nn.Module]:

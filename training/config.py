@@ -166,7 +166,7 @@ RULES: dict[str, Rule] = {
     'model.block_dropout': _from_to(0, 1),
     'model.initialization': _one_of(*INITIALIZERS),
     'model.zero_init_last_norm': _anything,
-    'model.convolution': _one_of('auto', 'xla', 'winograd'),
+    'model.convolution': _one_of('auto', 'xla', 'winograd', 'onednn'),
     'batch_norm.sync': _anything,
     'loss.name': _one_of(*LOSSES),
     'loss.label_smoothing': _from_to(0, 1),

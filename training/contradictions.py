@@ -35,9 +35,11 @@ def check_together(config: ConfigDict) -> None:
             'config.augmentation: crop_padding and crop_scale_min are two ways to crop; leave one at '
             'crop_padding=0 or crop_scale_min=1'
         )
-    if config.model.convolution == 'winograd' and config.precision in ('bfloat16', 'float16'):
+    precision = {'winograd': 'float32', 'onednn': 'bfloat16'}.get(config.model.convolution)
+    if precision is not None and config.precision not in (precision, 'auto'):
         raise ConfigError(
-            f'config.model.convolution=winograd: runs in float32 only; use xla with {config.precision}'
+            f'config.model.convolution={config.model.convolution}: runs in {precision} only; use xla with '
+            f'{config.precision}'
         )
     optimizer = config.optimizer
     if optimizer.name == 'sgd' and optimizer.nesterov and not optimizer.momentum:

@@ -20,7 +20,7 @@ from input_pipeline.encoded import EncodedImages
 from input_pipeline.loaders import Resident, steps_per_epoch, training_order
 from input_pipeline.splits import carve_validation
 from input_pipeline.streaming import Streaming
-from jax_models import create_model
+from jax_models import create_model, onednn
 from training import ConfigError, pairs
 from training.loss_scale import create_loss_scale
 from training.optimizers import create_optimizer
@@ -52,8 +52,14 @@ def resolve(config: ConfigDict, devices: Sequence[jax.Device]) -> ConfigDict:
         config.parallel = 'jit'
     if config.model.convolution == 'auto':
         # Several CPU devices exist for tests only, and chunks of a batch would cut across their shares.
-        pays = on_cpu and len(devices) == 1 and config.precision == 'float32'
-        config.model.convolution = 'winograd' if pays else 'xla'
+        single, choice = on_cpu and len(devices) == 1, 'xla'
+        if single and config.precision == 'float32':
+            choice = 'winograd'
+        elif single and config.precision == 'bfloat16' and config.parallel == 'jit' and onednn.is_available():
+            choice = 'onednn'
+        config.model.convolution = choice
+    elif config.model.convolution == 'onednn' and not onednn.is_available():
+        raise ConfigError('config.model.convolution=onednn: JAX has no oneDNN here; take auto')
     if config.early_stopping.metric == 'auto':
         split = selection_split(config)
         config.early_stopping.metric = 'train_loss' if split is None else f'{split}_accuracy'
@@ -173,7 +179,8 @@ def create_experiment(
       DataError: the dataset or the pairs cannot be loaded.
     """
     labelled = pairs.read_labelled(config) if config.verification.pairs and dataset is None else None
-    execution = Execution(config.parallel, devices)
+    options = onednn.COMPILER_OPTIONS if config.model.convolution == 'onednn' else None
+    execution = Execution(config.parallel, devices, compiler_options=options)
     check_batch(config, execution.device_count)
     if dataset is None:
         names = [stored_split(config.dataset, name) for name in ('train', 'val', 'test')]

@@ -53,8 +53,14 @@ class Execution:
         inside loops on one thread there, hundreds of times slower.
     """
 
-    def __init__(self, parallel: str, devices: Sequence[jax.Device] | None = None):
-        """`parallel` is jit or pmap; `devices` are all by default.
+    def __init__(
+        self,
+        parallel: str,
+        devices: Sequence[jax.Device] | None = None,
+        *,
+        compiler_options: dict[str, bool | str] | None = None,
+    ):
+        """`parallel` is jit or pmap; `devices` are all by default; `compiler_options` are XLA's, for jit.
 
         All processes must call it. Raises ConfigError where they have unequal numbers of devices.
         """
@@ -71,6 +77,7 @@ class Execution:
         self.process_count = len(counts)
         self.is_main = jax.process_index() == 0
         self.many_steps = self.devices[0].platform != 'cpu'
+        self._compiler_options = compiler_options
         self._mesh = Mesh(np.array(self.devices), (AXIS,))
         self._replicated = NamedSharding(self._mesh, PartitionSpec())
         self._by_device = NamedSharding(self._mesh, PartitionSpec(AXIS))
@@ -230,7 +237,8 @@ class Execution:
 
     def _compile(self, run, *, in_axes, donate_argnums=()):
         if self.axis_name is None:
-            return jax.jit(run, donate_argnums=donate_argnums, out_shardings=self._replicated)
+            options = {'out_shardings': self._replicated, 'compiler_options': self._compiler_options}
+            return jax.jit(run, donate_argnums=donate_argnums, **options)
         return jax.pmap(run, AXIS, in_axes=in_axes, donate_argnums=donate_argnums, devices=self.devices)
 
     def _repeat(self, body, start, stop, carry, data):

@@ -1,0 +1,86 @@
+"""Convolutions in bfloat16 by oneDNN, on CPUs that have instructions for them (Intel AMX, AVX-512 BF16).
+
+XLA gives forward convolutions and matrix products to oneDNN where it is asked to (`COMPILER_OPTIONS`), which
+takes a tenth of the time of its own. Both gradients of a convolution are not among them as XLA writes them,
+so here the images' is written as a forward convolution and the kernel's as matrix products over chunks.
+"""
+
+import functools
+
+import jax
+from jax import Array, lax
+from jax import numpy as jnp
+
+from jax_models.chunks import chunk_size, over_chunks, product
+from jax_models.taps import Pads, patches, rows_and_columns
+
+# For jax.jit and `compile` of what holds such convolutions. Of YNNPACK's only the reductions are kept: its
+# products in float32, such as Muon's, copy what is transposed, which takes a fifth of a step.
+COMPILER_OPTIONS = {
+    'xla_cpu_experimental_onednn_custom_call': True,
+    'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE',
+}
+
+_LAYOUT = ('NHWC', 'HWIO', 'NHWC')
+
+
+@functools.cache
+def is_available() -> bool:
+    """Whether XLA gives convolutions to oneDNN here, as JAX 0.12 does on x86-64 and JAX 0.10 does not."""
+    images, kernel = (jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((8, 8, 8, 8), (3, 3, 8, 8)))
+    with jax.default_device(jax.local_devices(backend='cpu')[0]):
+        lowered = jax.jit(functools.partial(_convolve, (1, 1), ((1, 1), (1, 1)))).lower(images, kernel)
+        try:
+            return '__onednn$convolution' in lowered.compile(compiler_options=COMPILER_OPTIONS).as_text()
+        except jax.errors.JaxRuntimeError:
+            return False  # no such option
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def convolve(strides: tuple[int, int], pads: Pads, images: Array, kernel: Array) -> Array:
+    """Convolves bfloat16[batch, height, width, channels] with [height, width, channels, features].
+
+    Sums are in float32 and rounded once, but for the kernel's gradient, where each chunk's is.
+    """
+    return _convolve(strides, pads, images, kernel)
+
+
+def _convolve(strides, pads, images, kernel):
+    return lax.conv_general_dilated(images, kernel, strides, pads, dimension_numbers=_LAYOUT)
+
+
+def _backward(strides, pads, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    images, kernel = residuals
+    height, width, channels, features = kernel.shape
+    by_rows = strides == (1, 1)
+
+    def step(total, images, gradient):
+        if by_rows:
+            both = rows_and_columns(images, gradient, kernel.shape[:2], pads)
+        else:
+            both = patches(images, kernel.shape[:2], strides, pads), gradient
+        part = product(*(x.reshape(-1, x.shape[-1]) for x in both), 0, 0)
+        # Without the barrier oneDNN adds the total itself, rounded to bfloat16 each time.
+        return total + lax.optimization_barrier(part).astype(jnp.float32), None
+
+    rows, columns = (height * channels, width * features) if by_rows else (kernel[..., 0].size, features)
+    pixels = images[0, :, :, 0].size if by_rows else gradient[0, :, :, 0].size
+    size = chunk_size(len(images), pixels * max(rows, columns) // 2)  # 4 MiB of the larger
+    total, _ = over_chunks(step, size, jnp.zeros((rows, columns), jnp.float32), images, gradient)
+    if by_rows:
+        total = total.reshape(height, channels, width, features).transpose(0, 2, 1, 3)
+    return _image_gradient(strides, pads, images, kernel, gradient), total.reshape(kernel.shape).astype(
+        kernel.dtype
+    )
+
+
+def _image_gradient(strides, pads, images, kernel, gradient):
+    """Convolves the gradient, zeros between its pixels at larger strides, with the kernel turned around."""
+    dilation = [(0, 0, 0), *((0, 0, stride - 1) for stride in strides), (0, 0, 0)]
+    gradient = lax.pad(gradient, jnp.zeros((), gradient.dtype), dilation)
+    edges = zip(kernel.shape[:2], pads, images.shape[1:3], gradient.shape[1:3], strict=True)
+    pads = [(k - 1 - low, n + low - m) for k, (low, _), n, m in edges]
+    return _convolve((1, 1), pads, gradient, kernel[::-1, ::-1].swapaxes(2, 3))
+
+
+convolve.defvjp(lambda *arguments: (convolve(*arguments), arguments[2:]), _backward)
