@@ -107,7 +107,8 @@ def create(arguments, *, simulated: bool):
     import numpy as np
 
     from input_pipeline.sources import Dataset, Split
-    from training.experiment import create_experiment, resolve
+    from training.experiment import create_experiment
+    from training.resolve import resolve
 
     config = import_module(f'configs.{arguments.config}').get_config()
     config.parallel, config.batch_norm.sync = arguments.parallel, not arguments.per_device

@@ -36,9 +36,10 @@ from input_pipeline.sources import Dataset, Split
 from jax_models import MODELS, summary
 from training.checkpoints import Checkpoints
 from training.console import Console
-from training.experiment import Experiment, create_experiment, resolve
+from training.experiment import Experiment, create_experiment
 from training.host_memory import keep_freed_memory, use_huge_pages
 from training.loop import Training
+from training.resolve import resolve
 from training.tracking import Tracker
 
 SIDE, CLASSES = 32, 10

@@ -8,8 +8,9 @@ configs/fast_resnet10.py, which says how they were found. Other optimizers need 
 --config.optimizer.name=sgd --config.optimizer.weight_decay=5e-4, AdamW --config.optimizer.name=adamw
 --config.optimizer.learning_rate=1e-3 (usual values, not measured here).
 
-94.57 % on test after the epoch that validation chose (95.00 % of 2,500 images held out), seed 0, float32,
-some five and a half hours on two CPU cores (58 images/s).
+With 24 epochs and a cutout of 8, 94.57 % on test after the epoch that validation chose (95.00 % of 2,500
+images held out), seed 0, float32, some five and a half hours on two CPU cores (58 images/s). Train was nearly
+fitted then (98.51 %), hence more epochs and the larger cutout; they were not chosen on test.
 """
 
 from configs import default

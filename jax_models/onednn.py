@@ -5,7 +5,9 @@ takes a tenth of the time of its own. Both gradients of a convolution are not am
 so here the images' is written as a forward convolution and the kernel's as matrix products over chunks.
 """
 
+import contextlib
 import functools
+from pathlib import Path
 
 import jax
 from jax import Array, lax
@@ -21,6 +23,7 @@ COMPILER_OPTIONS = {
     'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE',
 }
 
+_CPU = Path('/proc/cpuinfo')
 _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 
 
@@ -34,6 +37,13 @@ def is_available() -> bool:
             return '__onednn$convolution' in lowered.compile(compiler_options=COMPILER_OPTIONS).as_text()
         except jax.errors.JaxRuntimeError:
             return False  # no such option
+
+
+def is_fast() -> bool:
+    """Whether it is available, on a CPU that multiplies bfloat16 several times as fast as float32."""
+    with contextlib.suppress(OSError):  # not Linux
+        return ' amx_bf16' in _CPU.read_text() and is_available()
+    return False
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -69,18 +79,25 @@ def _backward(strides, pads, residuals: tuple[Array, Array], gradient: Array) ->
     total, _ = over_chunks(step, size, jnp.zeros((rows, columns), jnp.float32), images, gradient)
     if by_rows:
         total = total.reshape(height, channels, width, features).transpose(0, 2, 1, 3)
-    return _image_gradient(strides, pads, images, kernel, gradient), total.reshape(kernel.shape).astype(
-        kernel.dtype
-    )
+    kernel_gradient = total.reshape(kernel.shape).astype(kernel.dtype)
+    return _image_gradient(strides, pads, images, kernel, gradient), kernel_gradient
 
 
 def _image_gradient(strides, pads, images, kernel, gradient):
     """Convolves the gradient, zeros between its pixels at larger strides, with the kernel turned around."""
-    dilation = [(0, 0, 0), *((0, 0, stride - 1) for stride in strides), (0, 0, 0)]
-    gradient = lax.pad(gradient, jnp.zeros((), gradient.dtype), dilation)
-    edges = zip(kernel.shape[:2], pads, images.shape[1:3], gradient.shape[1:3], strict=True)
-    pads = [(k - 1 - low, n + low - m) for k, (low, _), n, m in edges]
-    return _convolve((1, 1), pads, gradient, kernel[::-1, ::-1].swapaxes(2, 3))
+    edges = []
+    for size, taps, stride, (low, _), pixels in zip(
+        images.shape[1:3], kernel.shape[:2], strides, pads, gradient.shape[1:3], strict=True
+    ):
+        dilated = (pixels - 1) * stride + 1
+        edges.append((taps - 1 - low, size + low - dilated))
+    # What no image pixel takes part in is cut off here, since JAX 0.10 computes negative pads wrongly.
+    cuts = [
+        (min(low, 0), min(high, 0), stride - 1) for (low, high), stride in zip(edges, strides, strict=True)
+    ]
+    gradient = lax.pad(gradient, jnp.zeros((), gradient.dtype), [(0, 0, 0), *cuts, (0, 0, 0)])
+    edges = [(max(low, 0), max(high, 0)) for low, high in edges]
+    return _convolve((1, 1), edges, gradient, kernel[::-1, ::-1].swapaxes(2, 3))
 
 
 convolve.defvjp(lambda *arguments: (convolve(*arguments), arguments[2:]), _backward)

@@ -10,7 +10,8 @@ import pytest
 
 from configs import default
 from training.config import check
-from training.experiment import check_training, create_experiment, resolve
+from training.experiment import check_training, create_experiment
+from training.resolve import resolve
 
 FILES = sorted((Path(__file__).parents[1] / 'configs').glob('[!_]*.py'))
 

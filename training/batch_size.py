@@ -15,8 +15,9 @@ from input_pipeline.loaders import Resident
 from training import ConfigError
 from training import config as configuration
 from training.console import Console
-from training.experiment import Experiment, create_experiment, resolve
+from training.experiment import Experiment, create_experiment
 from training.host_memory import is_out_of_memory
+from training.resolve import resolve
 from training.schedules import Plateau, hyperparameters
 
 FIRST = 32

@@ -12,8 +12,9 @@ from training import plots
 from training.checkpoints import Checkpoints
 from training.evaluation import Evaluator, restore_variables
 from training.evaluation_metrics import MATRIX_CLASSES, summarize
-from training.experiment import Experiment, selection_split, versions
+from training.experiment import Experiment, versions
 from training.progress import Progress
+from training.resolve import selection_split
 from training.schedules import applied_rates
 from training.verification import Verifier
 

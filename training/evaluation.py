@@ -20,16 +20,9 @@ from training import CheckpointError, ConfigError, NonFiniteLoss, plots
 from training.checkpoints import KEPT, Checkpoints
 from training.config import RULES, completed
 from training.evaluation_metrics import per_example, summarize
-from training.experiment import (
-    Experiment,
-    create_experiment,
-    load_splits,
-    resolve,
-    select_loader,
-    selection_split,
-    stored_split,
-)
+from training.experiment import Experiment, create_experiment, load_splits, select_loader, stored_split
 from training.feeds import StreamingFeed
+from training.resolve import resolve, selection_split
 from training.steps import SUMS
 from training.tracking import if_writable, write_csv, write_json
 

@@ -2,10 +2,10 @@
 
 import functools
 import platform
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from input_pipeline import DataError, augment, normalization, prepare, sources
+from input_pipeline import DataError, augment, normalization, sources
 from input_pipeline.encoded import EncodedImages
 from input_pipeline.loaders import Resident, steps_per_epoch, training_order
 from input_pipeline.splits import carve_validation
@@ -31,56 +31,6 @@ from training.steps import Batch, augment_batch, create_feature_step, create_pre
 from training.suitability import check_batch, check_dataset
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-datasets', 'numpy')
-
-
-def resolve(config: ConfigDict, devices: Sequence[jax.Device]) -> ConfigDict:
-    """Returns a copy of a checked config in which no value is `auto`, which depends on the devices.
-
-    But for dataset.loader, which depends on the size of the images too. The name of the dataset is then also
-    the one that a folder is prepared as, and folders are absolute: they hold from anywhere.
-    """
-    config = config.copy_and_resolve_references()
-    for name in ('folder', 'data_dir', 'manual_dir', 'cache_dir'):
-        if config.dataset[name]:
-            config.dataset[name] = str(Path(config.dataset[name]).expanduser().absolute())
-    if config.dataset.folder:
-        config.dataset.name = prepare.folder_dataset_name(config.dataset.name, config.dataset.folder)
-    on_cpu = devices[0].platform == 'cpu'
-    if config.precision == 'auto':
-        config.precision = 'bfloat16' if _convolves_bfloat16(devices[0]) else 'float32'
-    if config.parallel == 'auto':
-        config.parallel = 'jit'
-    if config.model.convolution == 'auto':
-        # Several CPU devices exist for tests only, and chunks of a batch would cut across their shares.
-        single, choice = on_cpu and len(devices) == 1, 'xla'
-        if single and config.precision == 'float32':
-            choice = 'winograd'
-        elif single and config.precision == 'bfloat16' and config.parallel == 'jit' and onednn.is_available():
-            choice = 'onednn'
-        config.model.convolution = choice
-    elif config.model.convolution == 'onednn' and not onednn.is_available():
-        raise ConfigError('config.model.convolution=onednn: JAX has no oneDNN here; take auto')
-    if config.early_stopping.metric == 'auto':
-        split = selection_split(config)
-        config.early_stopping.metric = 'train_loss' if split is None else f'{split}_accuracy'
-    if config.schedule.plateau_metric == 'auto':
-        config.schedule.plateau_metric = f'{selection_split(config) or "train"}_loss'
-    return config
-
-
-def _convolves_bfloat16(device: jax.Device) -> bool:
-    if device.platform == 'cpu':
-        return False
-    # NVIDIA's before Ampere have no units for it: XLA converts back and forth, which is slower than float32.
-    capability = str(getattr(device, 'compute_capability', '')).partition('.')[0]
-    return not capability.isdecimal() or int(capability) >= 8
-
-
-def selection_split(config: ConfigDict) -> str | None:
-    """Returns the split whose accuracy chooses the best checkpoint: val, test, or None (the last epoch)."""
-    if config.dataset.validation or config.dataset.validation_split:
-        return 'val'
-    return 'test' if config.dataset.watch_test else None
 
 
 def versions() -> dict[str, str]:
@@ -179,7 +129,11 @@ def create_experiment(
       DataError: the dataset or the pairs cannot be loaded.
     """
     labelled = pairs.read_labelled(config) if config.verification.pairs and dataset is None else None
-    options = onednn.COMPILER_OPTIONS if config.model.convolution == 'onednn' else None
+    options = None
+    if config.model.convolution == 'onednn':
+        options = onednn.COMPILER_OPTIONS
+        # XLA cannot write oneDNN's programs to JAX's cache.
+        warnings.filterwarnings('ignore', 'Error writing persistent compilation cache entry')
     execution = Execution(config.parallel, devices, compiler_options=options)
     check_batch(config, execution.device_count)
     if dataset is None:

@@ -14,12 +14,13 @@ from training.checkpoints import Checkpoints
 from training.conclusion import conclude, draw_curves
 from training.console import Console
 from training.evaluation import Evaluator
-from training.experiment import Experiment, selection_split, versions
+from training.experiment import Experiment, versions
 from training.feeds import create_training_feed
 from training.host_memory import return_freed_memory, take_holes
 from training.interruption import Interrupted, Interruption
 from training.loss_scale import all_finite
 from training.progress import Progress
+from training.resolve import selection_split
 from training.resumption import BEST, data_of, find_last
 from training.schedules import hyperparameters
 from training.steps import SUMS

@@ -18,10 +18,11 @@ from training.checkpoints import Checkpoints
 from training.conclusion import loss_extras
 from training.console import Console
 from training.evaluation_metrics import describe_accuracy
-from training.experiment import Experiment, augmented_images, check_training, create_experiment, resolve
+from training.experiment import Experiment, augmented_images, check_training, create_experiment
 from training.loop import Training
 from training.processes import check_shared
 from training.progress import Progress, restored_progress
+from training.resolve import resolve
 from training.resumption import check_same_run
 from training.schedules import highest_rate, warmup_epochs
 from training.tracking import Tracker, write_json

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from configs import default
+from jax_models import onednn
 from training import advice
 
 
@@ -57,3 +58,20 @@ def test_a_gpu_that_is_not_used_is_mentioned(monkeypatch, there, asked_for, warn
     )
     said = ' '.join(advice.advise(experiment({})))
     assert ('JAX runs on the CPU' in said) == warned
+
+
+@pytest.mark.parametrize(
+    ('convolution', 'side', 'flags', 'said'),
+    [
+        ('winograd', 32, 'avx2 amx_bf16 amx_tile', 1),
+        ('winograd', 28, 'avx2 amx_bf16 amx_tile', 0),
+        ('winograd', 32, 'avx2', 0),
+        ('onednn', 32, 'avx2 amx_bf16 amx_tile', 0),
+    ],
+)
+def test_a_cpu_that_is_faster_in_bfloat16_is_mentioned(monkeypatch, tmp_path, convolution, side, flags, said):
+    (tmp_path / 'cpuinfo').write_text(f'flags : fpu {flags}\n')
+    monkeypatch.setattr(onednn, '_CPU', tmp_path / 'cpuinfo')
+    monkeypatch.setattr(onednn, 'is_available', lambda: True)
+    sentences = advice.advise(experiment({'model.convolution': convolution}, side=side))
+    assert ['--config.precision=bfloat16' in sentence for sentence in sentences] == [True] * said

@@ -7,10 +7,11 @@ import jax
 import pytest
 
 from configs import default
+from jax_models import onednn
 from training import ConfigError
 from training.config import RULES, check, different_keys, flatten
-from training.experiment import resolve
 from training.keys import nearest_key
+from training.resolve import resolve
 
 ROOT = Path(__file__).parents[2]
 KEYS = sorted(flatten(default.get_config()))
@@ -191,6 +192,7 @@ def test_value_that_is_not_allowed_is_named_with_those_that_are(key, value, expe
             'needs config.dataset.watch_test',
         ),
         ({'model.convolution': 'winograd', 'precision': 'bfloat16'}, 'float32 only'),
+        ({'model.convolution': 'onednn', 'precision': 'float32'}, 'bfloat16 only'),
         ({'loss.name': 'arcface'}, 'needs config.model.head=cosine'),
         (
             {'loss.name': 'cosface', 'model.head': 'cosine', 'augmentation.mixup_alpha': 1.0},
@@ -307,6 +309,30 @@ def test_precision_suits_the_device(platform, capability, precision):
     config = default.get_config()
     config.precision = 'auto'
     assert resolve(config, [device]).precision == precision
+
+
+@pytest.mark.parametrize(
+    ('precision', 'available', 'parallel', 'convolution'),
+    [
+        ('float32', True, 'jit', 'winograd'),
+        ('float16', True, 'jit', 'xla'),
+        ('bfloat16', True, 'jit', 'onednn'),
+        ('bfloat16', True, 'pmap', 'xla'),
+        ('bfloat16', False, 'jit', 'xla'),
+    ],
+)
+def test_convolutions_suit_the_cpu(monkeypatch, precision, available, parallel, convolution):
+    monkeypatch.setattr(onednn, 'is_available', lambda: available)
+    config = changed(precision=precision, parallel=parallel)
+    assert resolve(config, jax.devices()[:1]).model.convolution == convolution
+    assert resolve(config, jax.devices()[:2]).model.convolution == 'xla'
+
+
+def test_onednn_is_refused_where_jax_has_none(monkeypatch):
+    monkeypatch.setattr(onednn, 'is_available', lambda: False)
+    config = changed(precision='bfloat16', **{'model.convolution': 'onednn'})
+    with pytest.raises(ConfigError, match='JAX has no oneDNN here; take auto'):
+        resolve(config, jax.devices()[:1])
 
 
 def test_folders_are_absolute_once_resolved(monkeypatch, tmp_path):

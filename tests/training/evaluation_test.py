@@ -13,8 +13,9 @@ from ml_collections import ConfigDict
 from input_pipeline import DataError, sources
 from training import CheckpointError, ConfigError, NonFiniteLoss
 from training.evaluation import evaluate, find_loader, saved_config
-from training.experiment import Experiment, create_experiment, resolve
+from training.experiment import Experiment, create_experiment
 from training.parallel import Execution
+from training.resolve import resolve
 from training.run import run
 
 pytestmark = pytest.mark.usefixtures('config')

@@ -14,8 +14,9 @@ import pytest
 
 from input_pipeline.loaders import evaluation_order, training_order
 from training import ConfigError
-from training.experiment import create_experiment, resolve
+from training.experiment import create_experiment
 from training.parallel import SUMS, Execution
+from training.resolve import resolve
 
 STEPS = 5
 

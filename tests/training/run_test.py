@@ -14,8 +14,9 @@ from jax_models import registry
 from training import CheckpointError, ConfigError
 from training.checkpoints import Checkpoints
 from training.evaluation import evaluate
-from training.experiment import augmented_images, create_experiment, resolve
+from training.experiment import augmented_images, create_experiment
 from training.loop import Training
+from training.resolve import resolve
 from training.run import run
 
 DEVICES = jax.devices()[:1]

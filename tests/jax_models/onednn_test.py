@@ -1,0 +1,93 @@
+import jax
+import numpy as np
+import pytest
+from jax import lax
+from jax import numpy as jnp
+
+from jax_models import chunks
+from jax_models.cpu_convolution import conv_general_dilated
+from jax_models.onednn import COMPILER_OPTIONS, convolve, is_available
+
+_LAYOUT = ('NHWC', 'HWIO', 'NHWC')
+
+
+def _both_ways(strides, pads):
+    """Returns a compiled function of images, kernel and the output's gradient to output and gradients."""
+
+    @jax.jit
+    def run(images, kernel, gradient):
+        output, pull = jax.vjp(lambda *arrays: convolve(strides, pads, *arrays), images, kernel)
+        return output, *pull(gradient)
+
+    def compiled(*arrays):
+        return run.lower(*arrays).compile(COMPILER_OPTIONS if is_available() else None)
+
+    return compiled
+
+
+def _values(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape).astype(jnp.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ('height', 'width', 'channels', 'kernel', 'stride', 'pads'),
+    [
+        (8, 8, 16, 3, 1, ((1, 1), (1, 1))),
+        (9, 7, 8, 3, 2, ((1, 1), (1, 1))),
+        (15, 15, 3, 7, 2, ((3, 3), (3, 3))),
+        (7, 9, 8, 5, 1, ((1, 4), (0, 2))),
+        (9, 8, 8, 2, 3, ((0, 0), (0, 0))),  # pixels that no tap reaches
+        (7, 9, 8, 2, 1, ((3, 0), (2, 1))),  # more padding than the kernel is wide
+    ],
+)
+def test_values_and_gradients_are_rounded_once(monkeypatch, height, width, channels, kernel, stride, pads):
+    monkeypatch.setattr(chunks, '_CHUNK_BYTES', 2**10)  # several chunks, the last one filled up
+    strides, images = (stride, stride), _values(0, 7, height, width, channels)
+    weights = _values(1, kernel, kernel, channels, 12)
+    shape = jax.eval_shape(lambda *arrays: convolve(strides, pads, *arrays), images, weights).shape
+    arrays = images, weights, _values(2, *shape)
+    results = _both_ways(strides, pads)(*arrays)(*arrays)
+
+    with jax.enable_x64(True):
+        images, weights, gradient = (np.asarray(array, np.float64) for array in arrays)
+        output, pull = jax.vjp(
+            lambda *arrays: lax.conv_general_dilated(*arrays, strides, pads, dimension_numbers=_LAYOUT),
+            images,
+            weights,
+        )
+        exact = output, *pull(gradient)
+    for result, expected in zip(results, exact, strict=True):
+        assert result.dtype == jnp.bfloat16
+        difference = np.asarray(result, np.float32) - expected
+        # Rounding to 8 bits is off by 2^-9 / sqrt(3) of a value on average, by .0017 over a binade.
+        assert np.linalg.norm(difference) < 2.5e-3 * np.linalg.norm(expected)
+
+
+def test_sums_over_many_chunks_stay_in_float32(monkeypatch):
+    monkeypatch.setattr(chunks, '_CHUNK_BYTES', 1)  # an image each
+    images, gradient = jnp.ones((600, 2, 2, 8), jnp.bfloat16), jnp.ones((600, 2, 2, 8), jnp.bfloat16)
+    arrays = images, jnp.ones((1, 1, 8, 8), jnp.bfloat16), gradient
+    *_, kernel_gradient = _both_ways((1, 1), ((0, 0), (0, 0)))(*arrays)(*arrays)
+    # In bfloat16 ones would be lost from 256 on, and fours from 1024 on.
+    np.testing.assert_array_equal(np.asarray(kernel_gradient, np.float32), 2400)
+
+
+@pytest.mark.skipif(not is_available(), reason='XLA has no oneDNN here')
+def test_all_convolutions_and_products_are_onednns():
+    arrays = _values(0, 8, 16, 16, 64), _values(1, 3, 3, 64, 64), _values(2, 8, 16, 16, 64)
+    program = _both_ways((1, 1), ((1, 1), (1, 1)))(*arrays).as_text()
+    assert program.count('custom_call_target="__onednn$convolution"') == 2
+    assert program.count('custom_call_target="__onednn$matmul"') == 1
+    assert ' convolution(' not in program
+    assert ' dot(' not in program
+
+
+def test_large_convolutions_in_bfloat16_come_here():
+    arrays = _values(0, 8, 16, 16, 64), _values(1, 3, 3, 64, 64)
+    program = str(
+        jax.make_jaxpr(
+            lambda *arrays: conv_general_dilated(*arrays, (1, 1), 'SAME', dimension_numbers=_LAYOUT)
+        )(*arrays)
+    )
+    assert 'name=convolve' in program
+    assert 'conv_general_dilated[' in program

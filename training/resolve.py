@@ -1,0 +1,61 @@
+"""What a config leaves to the devices, decided."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from input_pipeline import prepare
+from jax_models import onednn
+from training import ConfigError
+
+
+def resolve(config: ConfigDict, devices: Sequence[jax.Device]) -> ConfigDict:
+    """Returns a copy of a checked config in which no value is `auto`, which depends on the devices.
+
+    But for dataset.loader, which depends on the size of the images too. The name of the dataset is then also
+    the one that a folder is prepared as, and folders are absolute: they hold from anywhere.
+    """
+    config = config.copy_and_resolve_references()
+    for name in ('folder', 'data_dir', 'manual_dir', 'cache_dir'):
+        if config.dataset[name]:
+            config.dataset[name] = str(Path(config.dataset[name]).expanduser().absolute())
+    if config.dataset.folder:
+        config.dataset.name = prepare.folder_dataset_name(config.dataset.name, config.dataset.folder)
+    on_cpu = devices[0].platform == 'cpu'
+    if config.precision == 'auto':
+        config.precision = 'bfloat16' if _convolves_bfloat16(devices[0]) else 'float32'
+    if config.parallel == 'auto':
+        config.parallel = 'jit'
+    if config.model.convolution == 'auto':
+        # Several CPU devices exist for tests only, and chunks of a batch would cut across their shares.
+        single, choice = on_cpu and len(devices) == 1, 'xla'
+        if single and config.precision == 'float32':
+            choice = 'winograd'
+        elif single and config.precision == 'bfloat16' and config.parallel == 'jit' and onednn.is_available():
+            choice = 'onednn'
+        config.model.convolution = choice
+    elif config.model.convolution == 'onednn' and not onednn.is_available():
+        raise ConfigError('config.model.convolution=onednn: JAX has no oneDNN here; take auto')
+    if config.early_stopping.metric == 'auto':
+        split = selection_split(config)
+        config.early_stopping.metric = 'train_loss' if split is None else f'{split}_accuracy'
+    if config.schedule.plateau_metric == 'auto':
+        config.schedule.plateau_metric = f'{selection_split(config) or "train"}_loss'
+    return config
+
+
+def _convolves_bfloat16(device: jax.Device) -> bool:
+    if device.platform == 'cpu':
+        return False
+    # NVIDIA's before Ampere have no units for it: XLA converts back and forth, which is slower than float32.
+    capability = str(getattr(device, 'compute_capability', '')).partition('.')[0]
+    return not capability.isdecimal() or int(capability) >= 8
+
+
+def selection_split(config: ConfigDict) -> str | None:
+    """Returns the split whose accuracy chooses the best checkpoint: val, test, or None (the last epoch)."""
+    if config.dataset.validation or config.dataset.validation_split:
+        return 'val'
+    return 'test' if config.dataset.watch_test else None
