@@ -15,7 +15,7 @@ from training.schedules import highest_rate
 _SMALL = 64  # pixels, for the stem imagenet
 # For the others: pixels from which on they are large, and the share of the work that imagenet has there.
 _LARGE = {'cifar': (112, 'a fifteenth'), 'cifar_pool': (160, 'a quarter')}
-_WORTH_BFLOAT16 = 32  # pixels; smaller convolutions are XLA's in either precision
+_WORTH_BFLOAT16 = 32  # pixels; convolutions of smaller images are mostly XLA's
 _HIGHEST_RATE = 0.02  # of Adam and AdamW
 _HIGHEST_DECAY = 5e-3  # where it is added to the gradient
 

@@ -133,7 +133,7 @@ def create_experiment(
     if config.model.convolution == 'onednn':
         options = onednn.COMPILER_OPTIONS
         # XLA cannot write oneDNN's programs to JAX's cache.
-        warnings.filterwarnings('ignore', 'Error writing persistent compilation cache entry')
+        warnings.filterwarnings('ignore', 'Error writing persistent compilation cache entry.*bad_alloc')
     execution = Execution(config.parallel, devices, compiler_options=options)
     check_batch(config, execution.device_count)
     if dataset is None:

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline import prepare
 from jax_models import onednn
+from jax_models.registry import CONVOLUTION_PRECISIONS
 from training import ConfigError
 
 
@@ -25,19 +26,24 @@ def resolve(config: ConfigDict, devices: Sequence[jax.Device]) -> ConfigDict:
         config.dataset.name = prepare.folder_dataset_name(config.dataset.name, config.dataset.folder)
     on_cpu = devices[0].platform == 'cpu'
     if config.precision == 'auto':
-        config.precision = 'bfloat16' if _convolves_bfloat16(devices[0]) else 'float32'
+        chosen = 'bfloat16' if _convolves_bfloat16(devices[0]) else 'float32'
+        config.precision = CONVOLUTION_PRECISIONS.get(config.model.convolution, chosen)
     if config.parallel == 'auto':
         config.parallel = 'jit'
+    # Several CPU devices exist for tests only, and chunks of a batch would cut across their shares.
+    single = on_cpu and len(devices) == 1
+    bfloat16 = single and config.precision == 'bfloat16' and config.parallel == 'jit'
     if config.model.convolution == 'auto':
-        # Several CPU devices exist for tests only, and chunks of a batch would cut across their shares.
-        single, choice = on_cpu and len(devices) == 1, 'xla'
+        config.model.convolution = 'xla'
         if single and config.precision == 'float32':
-            choice = 'winograd'
-        elif single and config.precision == 'bfloat16' and config.parallel == 'jit' and onednn.is_available():
-            choice = 'onednn'
-        config.model.convolution = choice
-    elif config.model.convolution == 'onednn' and not onednn.is_available():
-        raise ConfigError('config.model.convolution=onednn: JAX has no oneDNN here; take auto')
+            config.model.convolution = 'winograd'
+        elif bfloat16 and onednn.is_available():
+            config.model.convolution = 'onednn'
+    elif config.model.convolution == 'onednn' and not (bfloat16 and onednn.is_available()):
+        raise ConfigError(
+            'config.model.convolution=onednn: needs one CPU device, parallel=jit and a JAX that has oneDNN '
+            '(0.12 on x86-64); take auto'
+        )
     if config.early_stopping.metric == 'auto':
         split = selection_split(config)
         config.early_stopping.metric = 'train_loss' if split is None else f'{split}_accuracy'

@@ -30,20 +30,21 @@ def _values(seed, *shape):
 
 
 @pytest.mark.parametrize(
-    ('height', 'width', 'channels', 'kernel', 'stride', 'pads'),
+    ('height', 'width', 'channels', 'kernel', 'strides', 'pads'),
     [
-        (8, 8, 16, 3, 1, ((1, 1), (1, 1))),
-        (9, 7, 8, 3, 2, ((1, 1), (1, 1))),
-        (15, 15, 3, 7, 2, ((3, 3), (3, 3))),
-        (7, 9, 8, 5, 1, ((1, 4), (0, 2))),
-        (9, 8, 8, 2, 3, ((0, 0), (0, 0))),  # pixels that no tap reaches
-        (7, 9, 8, 2, 1, ((3, 0), (2, 1))),  # more padding than the kernel is wide
+        (8, 8, 16, (3, 3), (1, 1), ((1, 1), (1, 1))),
+        (8, 8, 16, (2, 3), (1, 1), ((1, 0), (1, 1))),
+        (9, 7, 8, (3, 3), (2, 2), ((1, 1), (1, 1))),
+        (9, 7, 8, (3, 2), (2, 1), ((1, 1), (1, 1))),
+        (15, 15, 3, (7, 7), (2, 2), ((3, 3), (3, 3))),
+        (7, 9, 8, (5, 5), (1, 1), ((1, 4), (0, 2))),
+        (9, 8, 8, (2, 2), (3, 3), ((0, 0), (0, 0))),  # pixels that no tap reaches
+        (7, 9, 8, (2, 2), (1, 1), ((3, 0), (2, 1))),  # more padding than the kernel is wide
     ],
 )
-def test_values_and_gradients_are_rounded_once(monkeypatch, height, width, channels, kernel, stride, pads):
+def test_values_and_gradients_are_rounded_once(monkeypatch, height, width, channels, kernel, strides, pads):
     monkeypatch.setattr(chunks, '_CHUNK_BYTES', 2**10)  # several chunks, the last one filled up
-    strides, images = (stride, stride), _values(0, 7, height, width, channels)
-    weights = _values(1, kernel, kernel, channels, 12)
+    images, weights = _values(0, 7, height, width, channels), _values(1, *kernel, channels, 12)
     shape = jax.eval_shape(lambda *arrays: convolve(strides, pads, *arrays), images, weights).shape
     arrays = images, weights, _values(2, *shape)
     results = _both_ways(strides, pads)(*arrays)(*arrays)
@@ -65,11 +66,12 @@ def test_values_and_gradients_are_rounded_once(monkeypatch, height, width, chann
 
 def test_sums_over_many_chunks_stay_in_float32(monkeypatch):
     monkeypatch.setattr(chunks, '_CHUNK_BYTES', 1)  # an image each
-    images, gradient = jnp.ones((600, 2, 2, 8), jnp.bfloat16), jnp.ones((600, 2, 2, 8), jnp.bfloat16)
-    arrays = images, jnp.ones((1, 1, 8, 8), jnp.bfloat16), gradient
+    gradient = jnp.ones((9, 16, 32, 128), jnp.bfloat16)  # large enough for oneDNN
+    images = gradient.at[1:].set(0).at[1:, 0, :2].set(1)
+    arrays = images, jnp.ones((1, 1, 128, 128), jnp.bfloat16), gradient
     *_, kernel_gradient = _both_ways((1, 1), ((0, 0), (0, 0)))(*arrays)(*arrays)
-    # In bfloat16 ones would be lost from 256 on, and fours from 1024 on.
-    np.testing.assert_array_equal(np.asarray(kernel_gradient, np.float32), 2400)
+    # 512 of the first image, and two of each other one, which bfloat16 would lose beside it.
+    np.testing.assert_array_equal(np.asarray(kernel_gradient, np.float32), 512 + 2 * 8)
 
 
 @pytest.mark.skipif(not is_available(), reason='XLA has no oneDNN here')
@@ -91,3 +93,37 @@ def test_large_convolutions_in_bfloat16_come_here():
     )
     assert 'name=convolve' in program
     assert 'conv_general_dilated[' in program
+
+
+@pytest.mark.parametrize('batch', [2, 64])  # small, and large enough for this module
+def test_high_and_narrow_outputs_are_right(batch):
+    arrays = _values(0, batch, 32, 2, 64), _values(1, 3, 3, 64, 64)
+
+    @jax.jit
+    def convolution(images, kernel):
+        pads = ((1, 1), (1, 1))
+        return conv_general_dilated(images, kernel, (2, 2), pads, dimension_numbers=_LAYOUT)
+
+    expected = convolution(*(array.astype(jnp.float32) for array in arrays))
+    program = convolution.lower(*arrays).compile(COMPILER_OPTIONS if is_available() else None)
+    result = np.asarray(program(*arrays), np.float32)
+    assert np.linalg.norm(result - expected) < 5e-3 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize('kernel', [1, 3])
+def test_what_is_added_to_gradients_is_not_rounded(kernel):
+    images, weights = _values(0, 16, 16, 16, 64), _values(1, kernel, kernel, 64, 64).astype(jnp.float32)
+    momentum = jax.random.normal(jax.random.key(2), weights.shape)
+
+    @jax.jit
+    def accumulate(images, weights, momentum):
+        def loss(weights):
+            kernel = weights.astype(jnp.bfloat16)
+            return conv_general_dilated(images, kernel, (1, 1), 'SAME', dimension_numbers=_LAYOUT).sum()
+
+        return momentum + jax.grad(loss)(weights)
+
+    arrays = images, weights, momentum
+    total = accumulate.lower(*arrays).compile(COMPILER_OPTIONS if is_available() else None)(*arrays)
+    # Of a sum rounded to bfloat16 the lower half of the bits is zero.
+    assert np.mean(np.asarray(total).view(np.uint32) & 0xFFFF == 0) < 0.1

@@ -328,11 +328,20 @@ def test_convolutions_suit_the_cpu(monkeypatch, precision, available, parallel, 
     assert resolve(config, jax.devices()[:2]).model.convolution == 'xla'
 
 
-def test_onednn_is_refused_where_jax_has_none(monkeypatch):
-    monkeypatch.setattr(onednn, 'is_available', lambda: False)
-    config = changed(precision='bfloat16', **{'model.convolution': 'onednn'})
-    with pytest.raises(ConfigError, match='JAX has no oneDNN here; take auto'):
-        resolve(config, jax.devices()[:1])
+@pytest.mark.parametrize(
+    ('available', 'parallel', 'devices'), [(False, 'jit', 1), (True, 'pmap', 1), (True, 'jit', 2)]
+)
+def test_onednn_is_refused_where_it_is_not_to_be_had(monkeypatch, available, parallel, devices):
+    monkeypatch.setattr(onednn, 'is_available', lambda: available)
+    config = changed(precision='bfloat16', parallel=parallel, **{'model.convolution': 'onednn'})
+    with pytest.raises(ConfigError, match='a JAX that has oneDNN'):
+        resolve(config, jax.devices()[:devices])
+
+
+def test_a_way_to_convolve_decides_about_automatic_precision(monkeypatch):
+    monkeypatch.setattr(onednn, 'is_available', lambda: True)
+    config = changed(precision='auto', **{'model.convolution': 'onednn'})
+    assert resolve(config, jax.devices()[:1]).precision == 'bfloat16'
 
 
 def test_folders_are_absolute_once_resolved(monkeypatch, tmp_path):

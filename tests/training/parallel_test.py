@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from input_pipeline.loaders import evaluation_order, training_order
+from jax_models import onednn
 from training import ConfigError
 from training.experiment import create_experiment
 from training.parallel import SUMS, Execution
@@ -147,6 +148,18 @@ def test_copies_take_a_share_of_the_devices_memory_and_splits_must_fit_on_the_ho
     execution = Execution('jit', jax.devices()[:2])
     assert execution.replicated_bytes == 2**33 / 2 / 4
     assert execution.free_bytes() == 2**20
+
+
+def test_steps_are_compiled_as_onednn_needs(monkeypatch, config):
+    monkeypatch.setattr(onednn, 'COMPILER_OPTIONS', {'an_option': True})
+    config.model.convolution = 'onednn'
+    execution = create_experiment(config, jax.devices()[:1]).execution
+    run, order = (
+        execution.compile_predict(lambda variables, batch: batch['image']),
+        np.zeros((1, 1), np.int32),
+    )
+    with pytest.raises(jax.errors.JaxRuntimeError, match='No such compile option'):
+        run({}, {'image': np.zeros((1, 1))}, order, 0)
 
 
 def test_processes_with_unequal_numbers_of_devices_are_refused():
