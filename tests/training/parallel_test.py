@@ -154,12 +154,9 @@ def test_steps_are_compiled_as_onednn_needs(monkeypatch, config):
     monkeypatch.setattr(onednn, 'COMPILER_OPTIONS', {'an_option': True})
     config.model.convolution = 'onednn'
     execution = create_experiment(config, jax.devices()[:1]).execution
-    run, order = (
-        execution.compile_predict(lambda variables, batch: batch['image']),
-        np.zeros((1, 1), np.int32),
-    )
+    run = execution.compile_predict(lambda variables, batch: batch['image'])
     with pytest.raises(jax.errors.JaxRuntimeError, match='No such compile option'):
-        run({}, {'image': np.zeros((1, 1))}, order, 0)
+        run({}, {'image': np.zeros((1, 1))}, np.zeros((1, 1), np.int32), 0)
 
 
 def test_processes_with_unequal_numbers_of_devices_are_refused():
