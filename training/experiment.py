@@ -129,12 +129,7 @@ def create_experiment(
       DataError: the dataset or the pairs cannot be loaded.
     """
     labelled = pairs.read_labelled(config) if config.verification.pairs and dataset is None else None
-    options = None
-    if config.model.convolution == 'onednn':
-        options = onednn.COMPILER_OPTIONS
-        # XLA cannot write oneDNN's programs to JAX's cache.
-        warnings.filterwarnings('ignore', 'Error writing persistent compilation cache entry.*bad_alloc')
-    execution = Execution(config.parallel, devices, compiler_options=options)
+    execution = _create_execution(config, devices)
     check_batch(config, execution.device_count)
     if dataset is None:
         names = [stored_split(config.dataset, name) for name in ('train', 'val', 'test')]
@@ -194,6 +189,14 @@ def create_experiment(
         steps=steps,
         paired=paired,
     )
+
+
+def _create_execution(config: ConfigDict, devices: Sequence[jax.Device]) -> Execution:
+    if config.model.convolution != 'onednn':
+        return Execution(config.parallel, devices)
+    # XLA cannot write oneDNN's programs to JAX's cache.
+    warnings.filterwarnings('ignore', 'Error writing persistent compilation cache entry.*bad_alloc')
+    return Execution(config.parallel, devices, compiler_options=onednn.COMPILER_OPTIONS)
 
 
 def load_splits(

@@ -24,14 +24,13 @@ def resolve(config: ConfigDict, devices: Sequence[jax.Device]) -> ConfigDict:
             config.dataset[name] = str(Path(config.dataset[name]).expanduser().absolute())
     if config.dataset.folder:
         config.dataset.name = prepare.folder_dataset_name(config.dataset.name, config.dataset.folder)
-    on_cpu = devices[0].platform == 'cpu'
     if config.precision == 'auto':
         chosen = 'bfloat16' if _convolves_bfloat16(devices[0]) else 'float32'
         config.precision = CONVOLUTION_PRECISIONS.get(config.model.convolution, chosen)
     if config.parallel == 'auto':
         config.parallel = 'jit'
     # Several CPU devices exist for tests only, and chunks of a batch would cut across their shares.
-    single = on_cpu and len(devices) == 1
+    single = len(devices) == 1 and devices[0].platform == 'cpu'
     bfloat16 = single and config.precision == 'bfloat16' and config.parallel == 'jit'
     if config.model.convolution == 'auto':
         config.model.convolution = 'xla'

@@ -11,18 +11,18 @@ from jax_models.onednn import COMPILER_OPTIONS, convolve, is_available
 _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 
 
-def _both_ways(strides, pads):
+def _compiled(function, *arrays):
+    return jax.jit(function).lower(*arrays).compile(COMPILER_OPTIONS if is_available() else None)
+
+
+def _both_ways(strides, pads, *arrays):
     """Returns a compiled function of images, kernel and the output's gradient to output and gradients."""
 
-    @jax.jit
     def run(images, kernel, gradient):
         output, pull = jax.vjp(lambda *arrays: convolve(strides, pads, *arrays), images, kernel)
         return output, *pull(gradient)
 
-    def compiled(*arrays):
-        return run.lower(*arrays).compile(COMPILER_OPTIONS if is_available() else None)
-
-    return compiled
+    return _compiled(run, *arrays)
 
 
 def _values(seed, *shape):
@@ -47,7 +47,7 @@ def test_values_and_gradients_are_rounded_once(monkeypatch, height, width, chann
     images, weights = _values(0, 7, height, width, channels), _values(1, *kernel, channels, 12)
     shape = jax.eval_shape(lambda *arrays: convolve(strides, pads, *arrays), images, weights).shape
     arrays = images, weights, _values(2, *shape)
-    results = _both_ways(strides, pads)(*arrays)(*arrays)
+    results = _both_ways(strides, pads, *arrays)(*arrays)
 
     with jax.enable_x64(True):
         images, weights, gradient = (np.asarray(array, np.float64) for array in arrays)
@@ -69,7 +69,7 @@ def test_sums_over_many_chunks_stay_in_float32(monkeypatch):
     gradient = jnp.ones((9, 16, 32, 128), jnp.bfloat16)  # large enough for oneDNN
     images = gradient.at[1:].set(0).at[1:, 0, :2].set(1)
     arrays = images, jnp.ones((1, 1, 128, 128), jnp.bfloat16), gradient
-    *_, kernel_gradient = _both_ways((1, 1), ((0, 0), (0, 0)))(*arrays)(*arrays)
+    *_, kernel_gradient = _both_ways((1, 1), ((0, 0), (0, 0)), *arrays)(*arrays)
     # 512 of the first image, and two of each other one, which bfloat16 would lose beside it.
     np.testing.assert_array_equal(np.asarray(kernel_gradient, np.float32), 512 + 2 * 8)
 
@@ -77,7 +77,7 @@ def test_sums_over_many_chunks_stay_in_float32(monkeypatch):
 @pytest.mark.skipif(not is_available(), reason='XLA has no oneDNN here')
 def test_all_convolutions_and_products_are_onednns():
     arrays = _values(0, 8, 16, 16, 64), _values(1, 3, 3, 64, 64), _values(2, 8, 16, 16, 64)
-    program = _both_ways((1, 1), ((1, 1), (1, 1)))(*arrays).as_text()
+    program = _both_ways((1, 1), ((1, 1), (1, 1)), *arrays).as_text()
     assert program.count('custom_call_target="__onednn$convolution"') == 2
     assert program.count('custom_call_target="__onednn$matmul"') == 1
     assert ' convolution(' not in program
@@ -99,14 +99,12 @@ def test_large_convolutions_in_bfloat16_come_here():
 def test_high_and_narrow_outputs_are_right(batch):
     arrays = _values(0, batch, 32, 2, 64), _values(1, 3, 3, 64, 64)
 
-    @jax.jit
     def convolution(images, kernel):
         pads = ((1, 1), (1, 1))
         return conv_general_dilated(images, kernel, (2, 2), pads, dimension_numbers=_LAYOUT)
 
     expected = convolution(*(array.astype(jnp.float32) for array in arrays))
-    program = convolution.lower(*arrays).compile(COMPILER_OPTIONS if is_available() else None)
-    result = np.asarray(program(*arrays), np.float32)
+    result = np.asarray(_compiled(convolution, *arrays)(*arrays), np.float32)
     assert np.linalg.norm(result - expected) < 5e-3 * np.linalg.norm(expected)
 
 
@@ -115,7 +113,6 @@ def test_what_is_added_to_gradients_is_not_rounded(kernel):
     images, weights = _values(0, 16, 16, 16, 64), _values(1, kernel, kernel, 64, 64).astype(jnp.float32)
     momentum = jax.random.normal(jax.random.key(2), weights.shape)
 
-    @jax.jit
     def accumulate(images, weights, momentum):
         def loss(weights):
             kernel = weights.astype(jnp.bfloat16)
@@ -124,6 +121,6 @@ def test_what_is_added_to_gradients_is_not_rounded(kernel):
         return momentum + jax.grad(loss)(weights)
 
     arrays = images, weights, momentum
-    total = accumulate.lower(*arrays).compile(COMPILER_OPTIONS if is_available() else None)(*arrays)
+    total = _compiled(accumulate, *arrays)(*arrays)
     # Of a sum rounded to bfloat16 the lower half of the bits is zero.
     assert np.mean(np.asarray(total).view(np.uint32) & 0xFFFF == 0) < 0.1
