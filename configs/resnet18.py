@@ -9,7 +9,7 @@ configs/fast_resnet10.py, which says how they were found. Other optimizers need 
 --config.optimizer.learning_rate=1e-3 (usual values, not measured here).
 
 95.18 % on test after epoch 36, which validation chose (95.28 % of 2,500 images held out), seed 0, with
-`--config.precision=bfloat16`: some three and a half hours on two CPU cores with AMX (132 to 156 images/s when
+`--config.precision=bfloat16`: some three and a half hours on two CPU cores with AMX (127 to 156 images/s when
 alone). With 24 epochs and a cutout of 8, in float32, 94.57 %; train was nearly fitted then (98.51 %), hence
 more epochs and the larger cutout; they were not chosen on test.
 """

@@ -31,10 +31,8 @@ def run_step(config):
     config.dataset.update(data)
     config.verification.pairs, config.batch_size = '', 16
     augmentation = config.augmentation
-    augmentation.crop_padding, augmentation.cutout = (
-        min(augmentation.crop_padding, 2),
-        min(augmentation.cutout, 8),
-    )
+    augmentation.crop_padding = min(augmentation.crop_padding, 2)
+    augmentation.cutout = min(augmentation.cutout, 8)
     config.model.width, config.model.convolution = 4, 'xla'
     config.model.stage_sizes = config.model.stage_sizes and (1,)
 
