@@ -11,7 +11,8 @@ products over chunks of the batch that stay in the cache:
 - other strides: the same for the gradients alone.
 - else, for the gradients alone: one product with rows of taps on one side, columns of them on the other.
 
-That is for float32. In bfloat16 they are written for oneDNN (onednn.py), but for 1x1 kernels.
+That is for float32. `by_onednn` those of the last two, and in bfloat16 all but 1x1 kernels, are written for
+oneDNN instead (onednn.py).
 """
 
 import functools
@@ -29,7 +30,6 @@ from jax_models.taps import Pads, out_size, patches, rows_and_columns
 # Below so many floating point operations XLA takes a millisecond or two, and compiles faster.
 _MIN_FLOPS = 2e7
 _MIN_FLOPS_WINOGRAD = 2e8
-_TYPES = (jnp.float32, jnp.bfloat16)
 _LAYOUT = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 
 
@@ -45,18 +45,24 @@ def conv_general_dilated(
     batch_group_count: int = 1,
     precision: lax.PrecisionLike = None,
     preferred_element_type: jax.typing.DTypeLike | None = None,
+    *,
+    by_onednn: bool = False,
 ) -> Array:
     """Convolves as `lax.conv_general_dilated` does; made for `nn.Conv(conv_general_dilated=…)`.
 
     Covers [batch, height, width, channels] with [kernel_height, kernel_width, channels, features], both of
-    float32 or of bfloat16; groups, dilations, other types and layouts, and small problems go to XLA. In
-    float32 results differ from the exact ones by some 1e-6 of the largest. Where this module does the work,
-    the first derivatives are reverse mode only; second derivatives are not supported.
+    float32 or, `by_onednn`, of bfloat16; groups, dilations, other types and layouts, and small problems go to
+    XLA. In float32 results differ from the exact ones by some 1e-6 of the largest. Where this module does the
+    work, the first derivatives are reverse mode only; second derivatives are not supported.
+
+    Args:
+      by_onednn: whether what is compiled has onednn.COMPILER_OPTIONS; all others are lax's.
     """
     if rhs.dtype == jnp.bfloat16:
         # Lest oneDNN add something in float32, such as momentum, to the kernel's gradient, and round the sum.
         rhs = lax.optimization_barrier(rhs)
-    if lhs.ndim == 4 and rhs.ndim == 4 and lhs.dtype == rhs.dtype and lhs.dtype in _TYPES:
+    covered = (jnp.float32, jnp.bfloat16) if by_onednn else (jnp.float32,)
+    if lhs.ndim == 4 and rhs.ndim == 4 and lhs.dtype == rhs.dtype and lhs.dtype in covered:
         plain = (
             lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers) == _LAYOUT
             and feature_group_count == batch_group_count == 1
@@ -68,7 +74,7 @@ def conv_general_dilated(
             if isinstance(padding, str):
                 padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
             pads = tuple((int(low), int(high)) for low, high in padding)
-            convolve = _choose(lhs.shape, rhs.shape, lhs.dtype, tuple(window_strides), pads)
+            convolve = _choose(lhs.shape, rhs.shape, lhs.dtype, tuple(window_strides), pads, by_onednn)
             if convolve is not None:
                 return convolve(lhs, rhs)
     dilations, groups = (lhs_dilation, rhs_dilation), (feature_group_count, batch_group_count)
@@ -76,7 +82,7 @@ def conv_general_dilated(
     return lax.conv_general_dilated(lhs, rhs, window_strides, padding, *options)
 
 
-def _choose(shape, kernel_shape, dtype, strides, pads):
+def _choose(shape, kernel_shape, dtype, strides, pads, by_onednn):
     """Returns the function of images and kernel that is fastest for these shapes; None: XLA's."""
     batch, *size, channels = shape
     *kernel_size, _, features = kernel_shape
@@ -84,12 +90,12 @@ def _choose(shape, kernel_shape, dtype, strides, pads):
     flops = 2 * batch * math.prod(out) * math.prod(kernel_shape)
     if min(map(min, pads)) < 0:
         return None
-    if dtype == jnp.bfloat16 and min(out) == 1:  # oneDNN's results are wrong where they are high and narrow
+    if by_onednn and min(out) == 1:  # oneDNN's results are wrong where they are high and narrow
         return functools.partial(_patch_product, strides, pads)
     if flops < _MIN_FLOPS:
         return None
     if kernel_size == [1, 1] and pads == ((0, 0), (0, 0)):
-        return functools.partial(_pointwise, strides=strides)
+        return functools.partial(_pointwise, strides)
     if dtype == jnp.bfloat16:
         return functools.partial(onednn.convolve, strides, pads)
     tiles = winograd.tile_count(out)
@@ -97,13 +103,27 @@ def _choose(shape, kernel_shape, dtype, strides, pads):
         return functools.partial(_patch_product, strides, pads)
     if kernel_size == [3, 3] and strides == (1, 1) and pads == ((1, 1), (1, 1)):
         saved = 1 - 36 * tiles / (9 * math.prod(out))  # a tile takes 36 products, and 9 a pixel otherwise
-        if saved > 0.3 and min(channels, features) >= 32 and flops >= _MIN_FLOPS_WINOGRAD:
+        many = min(channels, features) >= (128 if by_onednn else 32)
+        if saved > 0.3 and many and flops >= _MIN_FLOPS_WINOGRAD:
             return winograd.convolve
-    return functools.partial(_taps, strides, pads)
+    return functools.partial(onednn.convolve if by_onednn else _taps, strides, pads)
 
 
-def _pointwise(images: Array, kernel: Array, *, strides: tuple[int, int]) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _pointwise(strides: tuple[int, int], images: Array, kernel: Array) -> Array:
     return jnp.matmul(images[:, :: strides[0], :: strides[1]], kernel[0, 0])
+
+
+def _pointwise_backward(strides, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    # JAX's own would have XLA write the gradient a second time, transposed.
+    images, kernel = residuals
+    taken, pull = jax.vjp(lambda x: x[:, :: strides[0], :: strides[1]], images)
+    (image_gradient,) = pull(product(gradient, kernel[0, 0], 3, 1))
+    flat = (x.reshape(-1, x.shape[3]) for x in (taken, gradient))
+    return image_gradient, product(*flat, 0, 0).reshape(kernel.shape)
+
+
+_pointwise.defvjp(lambda s, x, w: (_pointwise(s, x, w), (x, w)), _pointwise_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

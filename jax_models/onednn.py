@@ -1,8 +1,9 @@
-"""Convolutions in bfloat16 by oneDNN, on CPUs that have instructions for them (Intel AMX, AVX-512 BF16).
+"""Convolutions by oneDNN, above all in bfloat16 on CPUs with instructions for it (Intel AMX, AVX-512 BF16).
 
 XLA gives forward convolutions and matrix products to oneDNN where it is asked to (`COMPILER_OPTIONS`), which
-takes a tenth of the time of its own. Both gradients of a convolution are not among them as XLA writes them,
-so here the images' is written as a forward convolution and the kernel's as matrix products over chunks.
+in bfloat16 takes a tenth of the time of its own. Both gradients of a convolution are not among them as XLA
+writes them, so here the images' is written as a forward convolution and the kernel's as matrix products over
+chunks.
 """
 
 import contextlib
@@ -51,9 +52,9 @@ def is_fast() -> bool:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def convolve(strides: tuple[int, int], pads: Pads, images: Array, kernel: Array) -> Array:
-    """Convolves bfloat16[batch, height, width, channels] with [height, width, channels, features].
+    """Convolves [batch, height, width, channels] with [height, width, channels, features].
 
-    Sums are in float32 and rounded once, but for the kernel's gradient: the sum of each chunk is rounded too.
+    Sums are in float32. In bfloat16 results are rounded once, and the kernel's gradient with each chunk too.
     Wrong where the output is a pixel wide and several high; cpu_convolution.py keeps such from here.
     """
     return _convolve(strides, pads, images, kernel)

@@ -16,9 +16,6 @@ from jax_models.resnet import BasicBlock, Bottleneck, ResNet
 from jax_models.simple_cnn import SimpleCNN
 from jax_models.squeeze_excitation import SqueezeExcitation
 
-# The only precision that a way to convolve is for.
-CONVOLUTION_PRECISIONS = {'winograd': 'float32', 'onednn': 'bfloat16'}
-
 # Flax modules by the names that `config.model.name` may take. Of what `create_model` has to give, such as
 # `num_classes`, `width` and `conv`, each gets what it has fields for.
 MODELS = {
@@ -32,9 +29,12 @@ MODELS = {
     'resnet101': partial(ResNet, stage_sizes=(3, 4, 23, 3), block=Bottleneck),
     'resnet152': partial(ResNet, stage_sizes=(3, 8, 36, 3), block=Bottleneck),
 }
-_CONVOLUTIONS = {'auto': None, 'xla': None} | dict.fromkeys(
-    CONVOLUTION_PRECISIONS, cpu_convolution.conv_general_dilated
-)
+_CONVOLUTIONS = {
+    'auto': None,
+    'xla': None,
+    'winograd': cpu_convolution.conv_general_dilated,
+    'onednn': partial(cpu_convolution.conv_general_dilated, by_onednn=True),
+}
 
 
 def find_model(name: str) -> Callable[..., nn.Module]:

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from jax_models.registry import CONVOLUTION_PRECISIONS, field_names, stage_count
+from jax_models.registry import field_names, stage_count
 from training import ConfigError
 from training.keys import flatten
 from training.losses import MARGIN_LOSSES
@@ -35,11 +35,9 @@ def check_together(config: ConfigDict) -> None:
             'config.augmentation: crop_padding and crop_scale_min are two ways to crop; leave one at '
             'crop_padding=0 or crop_scale_min=1'
         )
-    precision = CONVOLUTION_PRECISIONS.get(config.model.convolution)
-    if precision is not None and config.precision not in (precision, 'auto'):
+    if config.model.convolution == 'winograd' and config.precision not in ('float32', 'auto'):
         raise ConfigError(
-            f'config.model.convolution={config.model.convolution}: runs in {precision} only; use xla with '
-            f'{config.precision}'
+            f'config.model.convolution=winograd: runs in float32 only; use xla with {config.precision}'
         )
     optimizer = config.optimizer
     if optimizer.name == 'sgd' and optimizer.nesterov and not optimizer.momentum:

@@ -8,7 +8,6 @@ from ml_collections import ConfigDict
 
 from input_pipeline import prepare
 from jax_models import onednn
-from jax_models.registry import CONVOLUTION_PRECISIONS
 from training import ConfigError
 
 
@@ -25,23 +24,23 @@ def resolve(config: ConfigDict, devices: Sequence[jax.Device]) -> ConfigDict:
     if config.dataset.folder:
         config.dataset.name = prepare.folder_dataset_name(config.dataset.name, config.dataset.folder)
     if config.precision == 'auto':
-        chosen = 'bfloat16' if _convolves_bfloat16(devices[0]) else 'float32'
-        config.precision = CONVOLUTION_PRECISIONS.get(config.model.convolution, chosen)
+        bfloat16 = _convolves_bfloat16(devices[0]) and config.model.convolution != 'winograd'
+        config.precision = 'bfloat16' if bfloat16 else 'float32'
     if config.parallel == 'auto':
         config.parallel = 'jit'
     # Several CPU devices exist for tests only, and chunks of a batch would cut across their shares.
     single = len(devices) == 1 and devices[0].platform == 'cpu'
-    bfloat16 = single and config.precision == 'bfloat16' and config.parallel == 'jit'
+    for_onednn = single and config.parallel == 'jit' and config.precision != 'float16'
     if config.model.convolution == 'auto':
         config.model.convolution = 'xla'
         if single and config.precision == 'float32':
             config.model.convolution = 'winograd'
-        elif bfloat16 and onednn.is_available():
+        elif for_onednn and onednn.is_available():
             config.model.convolution = 'onednn'
-    elif config.model.convolution == 'onednn' and not (bfloat16 and onednn.is_available()):
+    elif config.model.convolution == 'onednn' and not (for_onednn and onednn.is_available()):
         raise ConfigError(
-            'config.model.convolution=onednn: needs one CPU device, parallel=jit and a JAX that has oneDNN '
-            '(0.12 on x86-64); take auto'
+            'config.model.convolution=onednn: needs one CPU device, parallel=jit, float32 or bfloat16, and a '
+            'JAX that has oneDNN (0.12 on x86-64); take auto'
         )
     if config.early_stopping.metric == 'auto':
         split = selection_split(config)

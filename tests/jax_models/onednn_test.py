@@ -1,14 +1,18 @@
+import functools
+
 import jax
 import numpy as np
 import pytest
 from jax import lax
 from jax import numpy as jnp
 
-from jax_models import chunks
-from jax_models.cpu_convolution import conv_general_dilated
+from jax_models import chunks, cpu_convolution
 from jax_models.onednn import COMPILER_OPTIONS, convolve, is_available
 
 _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
+conv_general_dilated = functools.partial(
+    cpu_convolution.conv_general_dilated, dimension_numbers=_LAYOUT, by_onednn=True
+)
 
 
 def _compiled(function, *arrays):
@@ -25,10 +29,12 @@ def _both_ways(strides, pads, *arrays):
     return _compiled(run, *arrays)
 
 
-def _values(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape).astype(jnp.bfloat16)
+def _values(seed, *shape, dtype=jnp.bfloat16):
+    return jax.random.normal(jax.random.key(seed), shape).astype(dtype)
 
 
+# Rounding to 8 bits is off by 2^-9 / sqrt(3) of a value on average, by .0017 over a binade.
+@pytest.mark.parametrize(('dtype', 'error'), [(jnp.bfloat16, 2.5e-3), (jnp.float32, 1e-6)])
 @pytest.mark.parametrize(
     ('height', 'width', 'channels', 'kernel', 'strides', 'pads'),
     [
@@ -42,11 +48,14 @@ def _values(seed, *shape):
         (7, 9, 8, (2, 2), (1, 1), ((3, 0), (2, 1))),  # more padding than the kernel is wide
     ],
 )
-def test_values_and_gradients_are_rounded_once(monkeypatch, height, width, channels, kernel, strides, pads):
+def test_values_and_gradients_are_rounded_once(
+    monkeypatch, dtype, error, height, width, channels, kernel, strides, pads
+):
     monkeypatch.setattr(chunks, '_CHUNK_BYTES', 2**10)  # several chunks, the last one filled up
-    images, weights = _values(0, 7, height, width, channels), _values(1, *kernel, channels, 12)
+    images = _values(0, 7, height, width, channels, dtype=dtype)
+    weights = _values(1, *kernel, channels, 12, dtype=dtype)
     shape = jax.eval_shape(lambda *arrays: convolve(strides, pads, *arrays), images, weights).shape
-    arrays = images, weights, _values(2, *shape)
+    arrays = images, weights, _values(2, *shape, dtype=dtype)
     results = _both_ways(strides, pads, *arrays)(*arrays)
 
     with jax.enable_x64(True):
@@ -58,10 +67,9 @@ def test_values_and_gradients_are_rounded_once(monkeypatch, height, width, chann
         )
         exact = output, *pull(gradient)
     for result, expected in zip(results, exact, strict=True):
-        assert result.dtype == jnp.bfloat16
+        assert result.dtype == dtype
         difference = np.asarray(result, np.float32) - expected
-        # Rounding to 8 bits is off by 2^-9 / sqrt(3) of a value on average, by .0017 over a binade.
-        assert np.linalg.norm(difference) < 2.5e-3 * np.linalg.norm(expected)
+        assert np.linalg.norm(difference) < error * np.linalg.norm(expected)
 
 
 def test_sums_over_many_chunks_stay_in_float32(monkeypatch):
@@ -86,11 +94,7 @@ def test_all_convolutions_and_products_are_onednns():
 
 def test_large_convolutions_in_bfloat16_come_here():
     arrays = _values(0, 8, 16, 16, 64), _values(1, 3, 3, 64, 64)
-    program = str(
-        jax.make_jaxpr(
-            lambda *arrays: conv_general_dilated(*arrays, (1, 1), 'SAME', dimension_numbers=_LAYOUT)
-        )(*arrays)
-    )
+    program = str(jax.make_jaxpr(lambda *arrays: conv_general_dilated(*arrays, (1, 1), 'SAME'))(*arrays))
     assert 'name=convolve' in program
     assert 'conv_general_dilated[' in program
 
@@ -101,7 +105,7 @@ def test_high_and_narrow_outputs_are_right(batch):
 
     def convolution(images, kernel):
         pads = ((1, 1), (1, 1))
-        return conv_general_dilated(images, kernel, (2, 2), pads, dimension_numbers=_LAYOUT)
+        return conv_general_dilated(images, kernel, (2, 2), pads)
 
     expected = convolution(*(array.astype(jnp.float32) for array in arrays))
     result = np.asarray(_compiled(convolution, *arrays)(*arrays), np.float32)
@@ -116,7 +120,7 @@ def test_what_is_added_to_gradients_is_not_rounded(kernel):
     def accumulate(images, weights, momentum):
         def loss(weights):
             kernel = weights.astype(jnp.bfloat16)
-            return conv_general_dilated(images, kernel, (1, 1), 'SAME', dimension_numbers=_LAYOUT).sum()
+            return conv_general_dilated(images, kernel, (1, 1), 'SAME').sum()
 
         return momentum + jax.grad(loss)(weights)
 

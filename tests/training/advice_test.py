@@ -61,17 +61,22 @@ def test_a_gpu_that_is_not_used_is_mentioned(monkeypatch, there, asked_for, warn
 
 
 @pytest.mark.parametrize(
-    ('convolution', 'side', 'flags', 'said'),
+    ('convolution', 'precision', 'side', 'flags', 'said'),
     [
-        ('winograd', 32, 'avx2 amx_bf16 amx_tile', 1),
-        ('winograd', 28, 'avx2 amx_bf16 amx_tile', 0),
-        ('winograd', 32, 'avx2', 0),
-        ('onednn', 32, 'avx2 amx_bf16 amx_tile', 0),
+        ('winograd', 'float32', 32, 'avx2 amx_bf16 amx_tile', 1),
+        ('winograd', 'float32', 28, 'avx2 amx_bf16 amx_tile', 0),
+        ('winograd', 'float32', 32, 'avx2', 0),
+        ('onednn', 'float32', 32, 'avx2 amx_bf16 amx_tile', 1),
+        ('onednn', 'bfloat16', 32, 'avx2 amx_bf16 amx_tile', 0),
     ],
 )
-def test_a_cpu_that_is_faster_in_bfloat16_is_mentioned(monkeypatch, tmp_path, convolution, side, flags, said):
+def test_a_cpu_that_is_faster_in_bfloat16_is_mentioned(
+    monkeypatch, tmp_path, convolution, precision, side, flags, said
+):
     (tmp_path / 'cpuinfo').write_text(f'flags : fpu {flags}\n')
     monkeypatch.setattr(onednn, '_CPU', tmp_path / 'cpuinfo')
     monkeypatch.setattr(onednn, 'is_available', lambda: True)
-    sentences = advice.advise(experiment({'model.convolution': convolution}, side=side))
+    sentences = advice.advise(
+        experiment({'model.convolution': convolution, 'precision': precision}, side=side)
+    )
     assert ['--config.precision=bfloat16' in sentence for sentence in sentences] == [True] * said

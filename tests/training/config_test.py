@@ -192,7 +192,6 @@ def test_value_that_is_not_allowed_is_named_with_those_that_are(key, value, expe
             'needs config.dataset.watch_test',
         ),
         ({'model.convolution': 'winograd', 'precision': 'bfloat16'}, 'float32 only'),
-        ({'model.convolution': 'onednn', 'precision': 'float32'}, 'bfloat16 only'),
         ({'loss.name': 'arcface'}, 'needs config.model.head=cosine'),
         (
             {'loss.name': 'cosface', 'model.head': 'cosine', 'augmentation.mixup_alpha': 1.0},
@@ -329,19 +328,32 @@ def test_convolutions_suit_the_cpu(monkeypatch, precision, available, parallel, 
 
 
 @pytest.mark.parametrize(
-    ('available', 'parallel', 'devices'), [(False, 'jit', 1), (True, 'pmap', 1), (True, 'jit', 2)]
+    ('available', 'precision', 'parallel', 'devices'),
+    [
+        (False, 'bfloat16', 'jit', 1),
+        (True, 'float16', 'jit', 1),
+        (True, 'bfloat16', 'pmap', 1),
+        (True, 'bfloat16', 'jit', 2),
+    ],
 )
-def test_onednn_is_refused_where_it_is_not_to_be_had(monkeypatch, available, parallel, devices):
+def test_onednn_is_refused_where_it_is_not_to_be_had(monkeypatch, available, precision, parallel, devices):
     monkeypatch.setattr(onednn, 'is_available', lambda: available)
-    config = changed(precision='bfloat16', parallel=parallel, **{'model.convolution': 'onednn'})
+    config = changed(precision=precision, parallel=parallel, **{'model.convolution': 'onednn'})
     with pytest.raises(ConfigError, match='a JAX that has oneDNN'):
         resolve(config, jax.devices()[:devices])
 
 
-def test_a_way_to_convolve_decides_about_automatic_precision(monkeypatch):
+def test_winograd_is_for_float32():
+    device = SimpleNamespace(platform='gpu', compute_capability='8.0')
+    config = changed(precision='auto', **{'model.convolution': 'winograd'})
+    assert resolve(config, [device]).precision == 'float32'
+
+
+@pytest.mark.parametrize('precision', ['float32', 'bfloat16'])
+def test_onednn_keeps_the_precision_asked_for(monkeypatch, precision):
     monkeypatch.setattr(onednn, 'is_available', lambda: True)
-    config = changed(precision='auto', **{'model.convolution': 'onednn'})
-    assert resolve(config, jax.devices()[:1]).precision == 'bfloat16'
+    config = resolve(changed(precision=precision, **{'model.convolution': 'onednn'}), jax.devices()[:1])
+    assert (config.precision, config.model.convolution) == (precision, 'onednn')
 
 
 def test_folders_are_absolute_once_resolved(monkeypatch, tmp_path):
