@@ -3,7 +3,8 @@
     python benchmarks/convolution.py [--width=64] [--batch=128] [--repeats=5]
 
 Prints milliseconds for the forward pass and for both gradients, each the least of interleaved repeats, so
-that other load hits all alike. PyTorch (channels_last) takes part where it is installed.
+that other load hits all alike. oneDNN (config.model.convolution=onednn) takes part where XLA has it, PyTorch
+(channels_last) where it is installed.
 """
 
 import pathlib
@@ -18,6 +19,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from benchmarks.throughput import least_seconds
 from input_pipeline import decoding
+from jax_models import onednn
 from jax_models.cpu_convolution import conv_general_dilated
 
 _WIDTH = flags.DEFINE_integer('width', 64, 'Channels of the first stage.', lower_bound=1)
@@ -36,7 +38,7 @@ def _layers(width: int):
         yield size, features, features, 3, 1
 
 
-def _jax_functions(convolve, batch, size, channels, features, kernel, stride):
+def _jax_functions(convolve, options, batch, size, channels, features, kernel, stride):
     keys = jax.random.split(jax.random.key(0), 3)
     images = jax.random.normal(keys[0], (batch, size, size, channels))
     weights = jax.random.normal(keys[1], (kernel, kernel, channels, features))
@@ -47,9 +49,12 @@ def _jax_functions(convolve, batch, size, channels, features, kernel, stride):
         padding=[(kernel // 2, kernel // 2)] * 2,
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     )
-    forward = jax.jit(convolution)
+    forward = jax.jit(convolution, compiler_options=options)
     # The images' own gradient is not needed in the first layer.
-    backward = jax.jit(lambda x, w, g: jax.vjp(convolution, x, w)[1](g)[1 if channels == 3 else 0 :])
+    backward = jax.jit(
+        lambda x, w, g: jax.vjp(convolution, x, w)[1](g)[1 if channels == 3 else 0 :],
+        compiler_options=options,
+    )
     return {
         'forward': lambda: jax.block_until_ready(forward(images, weights)),
         'backward': lambda: jax.block_until_ready(backward(images, weights, gradient)),
@@ -80,8 +85,11 @@ def _torch_functions(batch, size, channels, features, kernel, stride):
 
 
 def main(_):
-    makers = {'ours': partial(_jax_functions, conv_general_dilated)}
-    makers['XLA'] = partial(_jax_functions, lax.conv_general_dilated)
+    makers = {'ours': partial(_jax_functions, conv_general_dilated, None)}
+    if onednn.is_available('float32'):
+        convolve = partial(conv_general_dilated, by_onednn=True)
+        makers['oneDNN'] = partial(_jax_functions, convolve, onednn.COMPILER_OPTIONS)
+    makers['XLA'] = partial(_jax_functions, lax.conv_general_dilated, None)
     try:
         import torch  # noqa: F401
 

@@ -11,8 +11,9 @@ products over chunks of the batch that stay in the cache:
 - other strides: the same for the gradients alone.
 - else, for the gradients alone: one product with rows of taps on one side, columns of them on the other.
 
-That is for float32. `by_onednn` those of the last two, and in bfloat16 all but 1x1 kernels, are written for
-oneDNN instead (onednn.py).
+That is for float32. `by_onednn` the last two are written for oneDNN instead (onednn.py), and Winograd's takes
+128 channels, where it is still the faster one; so are in bfloat16 all but 1x1 kernels and outputs that are a
+pixel high or wide.
 """
 
 import functools
@@ -103,8 +104,8 @@ def _choose(shape, kernel_shape, dtype, strides, pads, by_onednn):
         return functools.partial(_patch_product, strides, pads)
     if kernel_size == [3, 3] and strides == (1, 1) and pads == ((1, 1), (1, 1)):
         saved = 1 - 36 * tiles / (9 * math.prod(out))  # a tile takes 36 products, and 9 a pixel otherwise
-        many = min(channels, features) >= (128 if by_onednn else 32)
-        if saved > 0.3 and many and flops >= _MIN_FLOPS_WINOGRAD:
+        enough = 128 if by_onednn else 32
+        if saved > 0.3 and min(channels, features) >= enough and flops >= _MIN_FLOPS_WINOGRAD:
             return winograd.convolve
     return functools.partial(onednn.convolve if by_onednn else _taps, strides, pads)
 

@@ -30,9 +30,9 @@ _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 
 
 @functools.cache
-def is_available() -> bool:
+def is_available(precision: str) -> bool:
     """Whether XLA gives convolutions to oneDNN here, as JAX 0.12 does on x86-64 and JAX 0.10 does not."""
-    images, kernel = (jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((8, 8, 8, 8), (3, 3, 8, 8)))
+    images, kernel = (jax.ShapeDtypeStruct(shape, precision) for shape in ((8, 8, 8, 8), (3, 3, 8, 8)))
     with jax.default_device(jax.local_devices(backend='cpu')[0]):
         lowered = jax.jit(functools.partial(_convolve, (1, 1), ((1, 1), (1, 1)))).lower(images, kernel)
         try:
@@ -46,7 +46,7 @@ def is_available() -> bool:
 def is_fast() -> bool:
     """Whether it is available, on a CPU that multiplies bfloat16 several times as fast as float32."""
     with contextlib.suppress(OSError):  # not Linux
-        return ' amx_bf16' in _CPU.read_text() and is_available()
+        return ' amx_bf16' in _CPU.read_text() and is_available('bfloat16')
     return False
 
 
@@ -80,7 +80,9 @@ def _backward(strides, pads, residuals: tuple[Array, Array], gradient: Array) ->
 
     rows, columns = (height * channels, width * features) if by_rows else (kernel[..., 0].size, features)
     pixels = images[0, :, :, 0].size if by_rows else gradient[0, :, :, 0].size
-    size = chunk_size(len(images), pixels * max(rows, columns) // 2)  # 4 MiB of the larger
+    size = chunk_size(
+        len(images), pixels * max(rows, columns) * kernel.dtype.itemsize // 4
+    )  # 4 MiB of the larger
     total, _ = over_chunks(step, size, jnp.zeros((rows, columns), jnp.float32), images, gradient)
     if by_rows:
         total = total.reshape(height, channels, width, features).transpose(0, 2, 1, 3)

@@ -1,6 +1,6 @@
 """ResNet-9, made for the fastest training on CIFAR-10 (Page 2018, "How to Train Your ResNet")."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -31,7 +31,6 @@ class ResNet9(nn.Module):
       block_dropout: probability, after each block.
       zero_init_last_norm: start every block as its shortcut (Goyal et al. 2017).
       dtype: of the computation; parameters, statistics and logits are float32.
-      multiples: channels of each convolution, in widths.
     """
 
     num_classes: int
@@ -45,7 +44,6 @@ class ResNet9(nn.Module):
     block_dropout: float
     zero_init_last_norm: bool
     dtype: jnp.dtype = jnp.float32
-    multiples: Sequence[int] = (1, 2, 4, 6)
 
     def setup(self):
         self.fc = self.head(self.num_classes)
@@ -55,7 +53,7 @@ class ResNet9(nn.Module):
     def features(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Returns what the head sees: [batch, 6 * width]."""
         x = images.astype(self.dtype)
-        for stage, multiple in enumerate(self.multiples, start=1):
+        for stage, multiple in enumerate((1, 2, 4, 6), start=1):
             channels = self.width * multiple
             x = self.conv(channels, (3, 3), padding=1, name=f'conv{stage}')(x)
             if stage > 1:

@@ -29,8 +29,8 @@ def advise(experiment: Experiment) -> Iterator[str]:
             '(JAX_PLATFORMS=cpu says that it is meant)'
         )
     shape = experiment.dataset.image_shape
-    on_cpu = config.model.convolution in ('winograd', 'onednn') and config.precision == 'float32'
-    if on_cpu and min(shape[:2]) >= _WORTH_BFLOAT16 and onednn.is_fast():
+    slower = config.model.convolution in ('winograd', 'onednn') and config.precision == 'float32'
+    if slower and min(shape[:2]) >= _WORTH_BFLOAT16 and onednn.is_fast():
         yield 'this CPU has units for bfloat16: --config.precision=bfloat16 trains about twice as fast'
     if stage_count(config.model) is not None:
         yield from _about_stem(config.model.stem, min(shape[:2]))

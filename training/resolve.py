@@ -35,12 +35,12 @@ def resolve(config: ConfigDict, devices: Sequence[jax.Device]) -> ConfigDict:
         config.model.convolution = 'xla'
         if single and config.precision == 'float32':
             config.model.convolution = 'winograd'
-        elif for_onednn and onednn.is_available():
+        elif for_onednn and onednn.is_available(config.precision):
             config.model.convolution = 'onednn'
-    elif config.model.convolution == 'onednn' and not (for_onednn and onednn.is_available()):
+    elif config.model.convolution == 'onednn' and not (for_onednn and onednn.is_available(config.precision)):
         raise ConfigError(
             'config.model.convolution=onednn: needs one CPU device, parallel=jit, float32 or bfloat16, and a '
-            'JAX that has oneDNN (0.12 on x86-64); take auto'
+            f'JAX that has oneDNN in {config.precision} for this CPU (0.12 on x86-64); take auto'
         )
     if config.early_stopping.metric == 'auto':
         split = selection_split(config)

@@ -16,7 +16,7 @@ conv_general_dilated = functools.partial(
 
 
 def _compiled(function, *arrays):
-    return jax.jit(function).lower(*arrays).compile(COMPILER_OPTIONS if is_available() else None)
+    return jax.jit(function).lower(*arrays).compile(COMPILER_OPTIONS if is_available('bfloat16') else None)
 
 
 def _both_ways(strides, pads, *arrays):
@@ -82,9 +82,12 @@ def test_sums_over_many_chunks_stay_in_float32(monkeypatch):
     np.testing.assert_array_equal(np.asarray(kernel_gradient, np.float32), 512 + 2 * 8)
 
 
-@pytest.mark.skipif(not is_available(), reason='XLA has no oneDNN here')
-def test_all_convolutions_and_products_are_onednns():
-    arrays = _values(0, 8, 16, 16, 64), _values(1, 3, 3, 64, 64), _values(2, 8, 16, 16, 64)
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float32'])
+def test_all_convolutions_and_products_are_onednns(dtype):
+    if not is_available(dtype):
+        pytest.skip(f'XLA has no oneDNN in {dtype} here')
+    shapes = (8, 16, 16, 64), (3, 3, 64, 64), (8, 16, 16, 64)
+    arrays = [_values(seed, *shape, dtype=dtype) for seed, shape in enumerate(shapes)]
     program = _both_ways((1, 1), ((1, 1), (1, 1)), *arrays).as_text()
     assert program.count('custom_call_target="__onednn$convolution"') == 2
     assert program.count('custom_call_target="__onednn$matmul"') == 1
@@ -92,24 +95,40 @@ def test_all_convolutions_and_products_are_onednns():
     assert ' dot(' not in program
 
 
-def test_large_convolutions_in_bfloat16_come_here():
-    arrays = _values(0, 8, 16, 16, 64), _values(1, 3, 3, 64, 64)
+@pytest.mark.parametrize(
+    ('dtype', 'channels', 'here'), [('bfloat16', 128, True), ('float32', 64, True), ('float32', 128, False)]
+)
+def test_large_convolutions_come_here_but_winograds(dtype, channels, here):
+    shapes = (8, 16, 16, channels), (3, 3, channels, channels)
+    arrays = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
     program = str(jax.make_jaxpr(lambda *arrays: conv_general_dilated(*arrays, (1, 1), 'SAME'))(*arrays))
-    assert 'name=convolve' in program
-    assert 'conv_general_dilated[' in program
+    assert 'name=convolve' in program  # winograd.convolve too
+    assert ('conv_general_dilated[' in program) == here
 
 
 @pytest.mark.parametrize('batch', [2, 64])  # small, and large enough for this module
-def test_high_and_narrow_outputs_are_right(batch):
-    arrays = _values(0, batch, 32, 2, 64), _values(1, 3, 3, 64, 64)
+@pytest.mark.parametrize(('dtype', 'error'), [(jnp.bfloat16, 5e-3), (jnp.float32, 1e-6)])
+def test_high_and_narrow_outputs_are_right(batch, dtype, error):
+    arrays = _values(0, batch, 32, 2, 64, dtype=dtype), _values(1, 3, 3, 64, 64, dtype=dtype)
+    places = (2, 2), ((1, 1), (1, 1))
+    exact = (array.astype(jnp.float32) for array in arrays)
+    expected = lax.conv_general_dilated(*exact, *places, dimension_numbers=_LAYOUT)
+    result = _compiled(lambda *arrays: conv_general_dilated(*arrays, *places), *arrays)(*arrays)
+    assert np.linalg.norm(np.asarray(result, np.float32) - expected) < error * np.linalg.norm(expected)
 
-    def convolution(images, kernel):
-        pads = ((1, 1), (1, 1))
-        return conv_general_dilated(images, kernel, (2, 2), pads)
 
-    expected = convolution(*(array.astype(jnp.float32) for array in arrays))
-    result = np.asarray(_compiled(convolution, *arrays)(*arrays), np.float32)
-    assert np.linalg.norm(result - expected) < 5e-3 * np.linalg.norm(expected)
+def test_gradients_of_1x1_kernels_are_rounded_once(monkeypatch):
+    monkeypatch.setattr(cpu_convolution, '_MIN_FLOPS', 0)
+    arrays = _values(0, 4, 8, 8, 16), _values(1, 1, 1, 16, 32), _values(2, 4, 4, 4, 32)
+
+    def gradients(convolve, images, kernel, gradient):
+        return jax.vjp(lambda *arrays: convolve(*arrays, (2, 2), 'VALID'), images, kernel)[1](gradient)
+
+    results = _compiled(functools.partial(gradients, conv_general_dilated), *arrays)(*arrays)
+    exact = functools.partial(lax.conv_general_dilated, dimension_numbers=_LAYOUT)
+    expected = gradients(exact, *(array.astype(jnp.float32) for array in arrays))
+    for result, true in zip(results, expected, strict=True):
+        assert np.linalg.norm(np.asarray(result, np.float32) - true) < 2.5e-3 * np.linalg.norm(true)
 
 
 @pytest.mark.parametrize('kernel', [1, 3])

@@ -75,7 +75,7 @@ def test_a_cpu_that_is_faster_in_bfloat16_is_mentioned(
 ):
     (tmp_path / 'cpuinfo').write_text(f'flags : fpu {flags}\n')
     monkeypatch.setattr(onednn, '_CPU', tmp_path / 'cpuinfo')
-    monkeypatch.setattr(onednn, 'is_available', lambda: True)
+    monkeypatch.setattr(onednn, 'is_available', lambda precision: True)
     sentences = advice.advise(
         experiment({'model.convolution': convolution, 'precision': precision}, side=side)
     )

@@ -321,7 +321,7 @@ def test_precision_suits_the_device(platform, capability, precision):
     ],
 )
 def test_convolutions_suit_the_cpu(monkeypatch, precision, available, parallel, convolution):
-    monkeypatch.setattr(onednn, 'is_available', lambda: available)
+    monkeypatch.setattr(onednn, 'is_available', lambda precision: available)
     config = changed(precision=precision, parallel=parallel)
     assert resolve(config, jax.devices()[:1]).model.convolution == convolution
     assert resolve(config, jax.devices()[:2]).model.convolution == 'xla'
@@ -337,7 +337,7 @@ def test_convolutions_suit_the_cpu(monkeypatch, precision, available, parallel, 
     ],
 )
 def test_onednn_is_refused_where_it_is_not_to_be_had(monkeypatch, available, precision, parallel, devices):
-    monkeypatch.setattr(onednn, 'is_available', lambda: available)
+    monkeypatch.setattr(onednn, 'is_available', lambda precision: available)
     config = changed(precision=precision, parallel=parallel, **{'model.convolution': 'onednn'})
     with pytest.raises(ConfigError, match='a JAX that has oneDNN'):
         resolve(config, jax.devices()[:devices])
@@ -349,10 +349,12 @@ def test_winograd_is_for_float32():
     assert resolve(config, [device]).precision == 'float32'
 
 
-@pytest.mark.parametrize('precision', ['float32', 'bfloat16'])
-def test_onednn_keeps_the_precision_asked_for(monkeypatch, precision):
-    monkeypatch.setattr(onednn, 'is_available', lambda: True)
-    config = resolve(changed(precision=precision, **{'model.convolution': 'onednn'}), jax.devices()[:1])
+@pytest.mark.parametrize(
+    ('asked_for', 'precision'), [('float32', 'float32'), ('bfloat16', 'bfloat16'), ('auto', 'float32')]
+)
+def test_onednn_keeps_the_precision_asked_for(monkeypatch, asked_for, precision):
+    monkeypatch.setattr(onednn, 'is_available', lambda precision: True)
+    config = resolve(changed(precision=asked_for, **{'model.convolution': 'onednn'}), jax.devices()[:1])
     assert (config.precision, config.model.convolution) == (precision, 'onednn')
 
 
