@@ -100,7 +100,7 @@ def parse_arguments() -> argparse.Namespace:
     if '--pytorch' not in sys.argv:
         keep_freed_memory()  # before the next line starts JAX's threads
     gpu = jax.default_backend() == 'gpu'
-    models = [name for name in MODELS if re.fullmatch(r'resnet\d\d+', name)]
+    models = [name for name in MODELS if re.fullmatch(r'resnet\d+', name)]
     parser.add_argument('--model', default='resnet18', choices=models)
     parser.add_argument('--width', type=int, default=64, help='channels of the first stage')
     parser.add_argument('--batch_size', type=int, default=512 if gpu else 128, help='images a step')

@@ -93,7 +93,7 @@ def get_config() -> ConfigDict:
 
     config.model = model = ConfigDict()
     model.name = 'resnet18'  # see jax_models/registry.py; or module:Class, a Flax module of your own
-    model.width = 64  # channels of the first stage; each further stage doubles them, resnet9's last adds half
+    model.width = 64  # channels of the first stage; each further stage doubles them
     # cifar: 3x3 convolution; imagenet: 7x7, stride 2, then a 3x3 max pool of stride 2; cifar_pool: 3x3, pool
     model.stem = 'cifar'
     model.max_parameters = 0  # a larger model is refused before images are read; 0: any size

@@ -13,7 +13,6 @@ from jax_models import cpu_convolution
 from jax_models.cnn5 import CNN5
 from jax_models.layers import ACTIVATIONS, INITIALIZERS, BatchNorm, CosineLinear, Linear
 from jax_models.resnet import BasicBlock, Bottleneck, ResNet
-from jax_models.resnet9 import ResNet9
 from jax_models.simple_cnn import SimpleCNN
 from jax_models.squeeze_excitation import SqueezeExcitation
 
@@ -22,7 +21,6 @@ from jax_models.squeeze_excitation import SqueezeExcitation
 MODELS = {
     'simple_cnn': SimpleCNN,
     'cnn5': CNN5,
-    'resnet9': ResNet9,
     'resnet': partial(ResNet, stage_sizes=(), block=BasicBlock),  # config.model.stage_sizes says which
     'resnet10': partial(ResNet, stage_sizes=(1, 1, 1, 1), block=BasicBlock),
     'resnet18': partial(ResNet, stage_sizes=(2, 2, 2, 2), block=BasicBlock),

@@ -49,10 +49,10 @@ _READ_WITH = (
     ('split flip resamples', 'verification.pairs', ()),
     ('project entity name upload_checkpoint', 'wandb.mode', ()),
 )
-# Keys of config.model that the model's field of the same name is made of; and that of each value of `se`.
+# Keys of config.model, and the fields of a model of which one is made of each.
 _SAME = ('width', 'activation', 'head', 'dropout', 'hidden', 'stem', 'stage_sizes', 'kernel_sizes')
 _SAME += ('shortcut_kernel_sizes', 'head_sizes', 'block_dropout', 'zero_init_last_norm')
-_GATES = {'stem': 'stem_gate', 'blocks': 'block_gate'}
+_FIELDS = {name: {name} for name in _SAME} | {'se': {'stem_gate', 'block_gate'}}
 
 
 def unused_keys(config: ConfigDict) -> dict[str, str]:
@@ -76,6 +76,6 @@ def unused_keys(config: ConfigDict) -> dict[str, str]:
     fields = field_names(config.model.name)
     return unused | {
         f'model.{name}': f'model.name={config.model.name}'
-        for name, field in ({name: name for name in _SAME} | {'se': _GATES.get(config.model.se)}).items()
-        if field not in fields and flat[f'model.{name}'] != defaults[f'model.{name}']
+        for name, made in _FIELDS.items()
+        if not made & fields and flat[f'model.{name}'] != defaults[f'model.{name}']
     }

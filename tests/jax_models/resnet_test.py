@@ -43,7 +43,6 @@ VARIANTS = [
     (643_492, 100, {'name': 'simple_cnn', 'width': 32}),
     (21_696_676, 100, {'name': 'resnet34', 'stem': 'cifar_pool', 'head_sizes': (512, 256)}),
     (4_697_742, 10, {'name': 'resnet', 'stage_sizes': (4, 4, 3), 'se': 'stem'}),
-    (4_211_786, 10, {'name': 'resnet9'}),
     (4_903_242, 10, {'name': 'resnet10'}),
     (5_419_338, 10, {'name': 'resnet10', 'shortcut_kernel_sizes': (2, 2, 2, 2)}),
     (6_279_498, 10, {'name': 'resnet10', 'shortcut_kernel_sizes': (3, 3, 3, 3)}),
@@ -113,7 +112,6 @@ def test_parameter_counts_of_variants(count, classes, changes):
     'changes',
     [
         {'name': 'cnn5', 'head': 'cosine'},
-        {'name': 'resnet9', 'se': 'blocks', 'se_reduction': 2},
         {
             'name': 'resnet10',
             'shortcut_kernel_sizes': (1, 2, 3, 4),

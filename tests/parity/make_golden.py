@@ -46,8 +46,6 @@ def create_model(side, keys, noise=None):
             model = torch_models.SimpleCNN(**keys, side=side)
         case 'cnn5':
             model = torch_models.CNN5(**keys)
-        case 'resnet9':
-            model = torch_models.ResNet9(**keys)
         case _:
             model = torch_models.ResNet(**keys)
     drawn = {

@@ -6,7 +6,6 @@ named like the keys of config.model.
 
 import torch
 from torch import nn
-from torch.nn.functional import max_pool2d
 
 STAGE_SIZES = {
     'resnet10': (1, 1, 1, 1),
@@ -159,32 +158,6 @@ class CNN5(nn.Module):
         for index in range(1, 6):
             x = torch.relu(getattr(self, f'bn{index}')(getattr(self, f'conv{index}')(x)))
         return x.mean((2, 3))
-
-    def forward(self, x):
-        return self.fc(self.features(x))
-
-
-class ResNet9(nn.Module):
-    """Takes float32[batch, 3, side, side]."""
-
-    def __init__(self, *, name, num_classes, width):
-        super().__init__()
-        inputs = 3
-        for stage, multiple in enumerate((1, 2, 4, 6), 1):
-            outputs = width * multiple
-            setattr(self, f'conv{stage}', _conv(inputs, outputs, 3))
-            setattr(self, f'bn{stage}', nn.BatchNorm2d(outputs))
-            inputs = outputs
-        self.block2 = BasicBlock(2 * width, 2 * width, 1, 3, 1, 0)
-        self.block4 = BasicBlock(6 * width, 6 * width, 1, 3, 1, 0)
-        self.fc = nn.Linear(inputs, num_classes)
-
-    def features(self, x):
-        x = torch.relu(self.bn1(self.conv1(x)))
-        x = self.block2(torch.relu(self.bn2(max_pool2d(self.conv2(x), 2))))
-        x = torch.relu(self.bn3(max_pool2d(self.conv3(x), 2)))
-        x = self.block4(torch.relu(self.bn4(max_pool2d(self.conv4(x), 2))))
-        return x.amax((2, 3))
 
     def forward(self, x):
         return self.fc(self.features(x))

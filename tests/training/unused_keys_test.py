@@ -25,8 +25,6 @@ CONFIGS = sorted(path.stem for path in (Path(__file__).parents[2] / 'configs').g
         ({'model.se_reduction': 8}, {'model.se_reduction': 'model.se=none'}),
         ({'model.se_reduction': 8, 'model.se': 'stem'}, {}),
         ({'model.se': 'stem', 'model.name': 'cnn5'}, {'model.se': 'model.name=cnn5'}),
-        ({'model.se': 'stem', 'model.name': 'resnet9'}, {'model.se': 'model.name=resnet9'}),
-        ({'model.se': 'blocks', 'model.name': 'resnet9'}, {}),
         ({'model.se': 'stem'}, {}),
         ({'model.stem': 'imagenet', 'model.name': 'simple_cnn'}, {'model.stem': 'model.name=simple_cnn'}),
         ({'dataset.bad_images': 'skip'}, {'dataset.bad_images': 'dataset.folder='}),
