@@ -49,12 +49,10 @@ def _jax_functions(convolve, options, batch, size, channels, features, kernel, s
         padding=[(kernel // 2, kernel // 2)] * 2,
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     )
-    forward = jax.jit(convolution, compiler_options=options)
+    jit = partial(jax.jit, compiler_options=options)
+    forward = jit(convolution)
     # The images' own gradient is not needed in the first layer.
-    backward = jax.jit(
-        lambda x, w, g: jax.vjp(convolution, x, w)[1](g)[1 if channels == 3 else 0 :],
-        compiler_options=options,
-    )
+    backward = jit(lambda x, w, g: jax.vjp(convolution, x, w)[1](g)[1 if channels == 3 else 0 :])
     return {
         'forward': lambda: jax.block_until_ready(forward(images, weights)),
         'backward': lambda: jax.block_until_ready(backward(images, weights, gradient)),

@@ -11,8 +11,8 @@ products over chunks of the batch that stay in the cache:
 - other strides: the same for the gradients alone.
 - else, for the gradients alone: one product with rows of taps on one side, columns of them on the other.
 
-That is for float32. `by_onednn` the last two are written for oneDNN instead (onednn.py), and Winograd's takes
-128 channels, where it is still the faster one; so are in bfloat16 all but 1x1 kernels and outputs that are a
+That is for float32. `by_onednn` the last two are left to oneDNN (onednn.py), and Winograd's begins at 128
+channels, below which oneDNN is faster. In bfloat16 all is left to it but 1x1 kernels and outputs that are a
 pixel high or wide.
 """
 
