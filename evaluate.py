@@ -136,11 +136,13 @@ def _evaluate(common: dict) -> None:
     known = [(accuracy, name) for accuracy, name in by_class if accuracy is not None]
     worst = ', '.join(f'{name} {accuracy:.1%}' for accuracy, name in sorted(known)[:3])
     print(f'lowest of a class   {worst}')
-    print(_more())
+    _print_more()
 
 
-def _more() -> str:
-    return f'more                {Path(_WORKDIR.value) / "evaluations"} and plots'
+def _print_more() -> None:
+    folder = Path(_WORKDIR.value) / 'evaluations'
+    if folder.exists():  # not in a workdir that cannot be written to
+        print(f'more                {folder} and plots')
 
 
 def _checkpoint(result: dict) -> str:
@@ -182,7 +184,7 @@ def _verify(common: dict) -> None:
         mean, error = 100 * result['fold_accuracy'], 100 * result['fold_accuracy_error']
         print(f'accuracy over {len(result["fold_accuracies"])} folds {mean:.2f} +- {error:.2f} %')
     if 'eer' in result:
-        print(_more())
+        _print_more()
     if scores:
         print(f'similarities in {scores}')
 
@@ -209,7 +211,7 @@ def _evaluate_distortions(common: dict) -> None:
         if key in result:
             print(f'{name:24} {result[key]:7.2%}')
     if 'accuracy' in result:
-        print(_more())
+        _print_more()
     if predictions:
         print(f'predictions in {predictions}')
 

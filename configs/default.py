@@ -63,7 +63,8 @@ def get_config() -> ConfigDict:
     config.augmentation = augmentation = ConfigDict()
     augmentation.crop_padding = 0  # pixels added on each side before a random crop of the original size
     augmentation.crop_mode = 'zero'  # what is added: zero (black), reflect
-    # Instead of that crop: one of at least this share of the area, resized to the whole; 1: off.
+    # Instead of that crop: one of at least this share of the area, resized to the whole; 1: off. It is one of
+    # the square that dataset.image_size leaves; torchvision's RandomResizedCrop has the whole photograph.
     augmentation.crop_scale_min = 1.0
     augmentation.flip = False  # mirror left to right with probability 1/2
     # Colour jitter in a random order: factors are uniform in 1 +- this, that of hue in +- this of a turn.

@@ -24,7 +24,7 @@ def get_config():
     config.batch_size = 256
     config.precision = 'auto'
 
-    config.dataset.name = 'faces'
+    config.dataset.name = ''  # DIR's own
     config.dataset.image_size = 112
     config.dataset.validation = 0
     config.dataset.validation_split = 'dev'

@@ -150,7 +150,7 @@ def _summarize(listing: folders.Listing, shards: list[Shard], done: dict[str, di
     return {
         'folder': str(listing.folder),
         'fingerprint': listing.fingerprint,
-        'ignored_files': listing.ignored,
+        'ignored_files': listing.ignored.total(),
         'unreadable': sorted(bad for part in done.values() for bad in part['unreadable']),
         'duplicates': [
             (train[digest], path)
@@ -223,7 +223,10 @@ def _tell(listing: folders.Listing, report: dict, target: Path) -> None:
     sizes = ', '.join(f'{split} {count:,}' for split, count in counts.items())
     lines = [f'{target} is prepared: {sizes} images, {len(listing.class_names):,} classes in train.']
     if listing.ignored:
-        lines.append(f'{listing.ignored:,} other files were ignored.')
+        kinds = ', '.join(
+            f'{count:,} {suffix or "without"}' for suffix, count in listing.ignored.most_common(5)
+        )
+        lines.append(f'{listing.ignored.total():,} other files were ignored, by suffix: {kinds}')
     if bad:
         listed = ', '.join(path for path, _ in bad[:_NAMED])
         lines.append(f'warning: {len(bad):,} images were unreadable and left out: {listed}')

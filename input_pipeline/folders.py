@@ -1,5 +1,6 @@
 """What lies in a folder of images: `<split>/<class>/…` to classify, and folders of loose images to verify."""
 
+import collections
 import functools
 import hashlib
 import os
@@ -33,7 +34,7 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """The images of a folder, sorted by their ids, and how many other files lie there.
+    """The images of a folder, sorted by their ids, and the suffixes of other files that lie there.
 
     The classes are those of train, sorted by name. A split with none of them, of loose images or of people
     that train lacks, has the label -1 throughout.
@@ -42,7 +43,7 @@ class Listing:
     folder: Path
     class_names: tuple[str, ...]
     splits: dict[str, tuple[Item, ...]]
-    ignored: int
+    ignored: collections.Counter[str]
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -88,7 +89,9 @@ def scan(folder: Path) -> Listing:
         split: tuple(sorted(Item(path, labels.get(name, -1), *state) for name, path, *state in images))
         for split, images in sorted(found.items())
     }
-    return Listing(folder, tuple(class_names), splits, len(files) - len(images))
+    taken = {path for path, *_ in images}
+    ignored = collections.Counter(Path(path).suffix for path, *_ in files if path not in taken)
+    return Listing(folder, tuple(class_names), splits, ignored)
 
 
 def walk(folder: Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[tuple[str, int, int]]:

@@ -25,8 +25,9 @@
 set -u
 cd "${SLURM_SUBMIT_DIR:?submit this script with sbatch}" || exit 1
 trap '' TERM # for the processes that srun starts, not for this script
-# All nodes must see it; without it several machines have none.
-export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/runs/.compilation}"
+# All nodes must see it; without it several machines have none. Of this job alone (also once requeued): the
+# processes of a job wait for each other where another job's writing lets some of them find a program there.
+export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/runs/.compilation/$SLURM_JOB_ID}"
 
 # train.py finds the other processes by the variables that srun sets. Once one fails, the others end.
 # Since SLURM 22.05 srun does not inherit --cpus-per-task.

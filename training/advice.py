@@ -10,7 +10,7 @@ from jax_models import onednn
 from jax_models.registry import stage_count
 from training.experiment import Experiment
 from training.host_memory import has_nvidia_gpu
-from training.schedules import highest_rate
+from training.schedules import highest_rate, warmup_epochs
 
 _SMALL = 64  # pixels, for the stem imagenet
 # For the others: pixels from which on they are large, and the share of the work that imagenet has there.
@@ -35,6 +35,7 @@ def advise(experiment: Experiment) -> Iterator[str]:
     if stage_count(config.model) is not None:
         yield from _about_stem(config.model.stem, min(shape[:2]))
     yield from _about_optimizer(config)
+    yield from _about_schedule(config)
     if config.dataset.validation:
         yield from _about_validation(experiment)
 
@@ -64,6 +65,17 @@ def _about_optimizer(config: ConfigDict) -> Iterator[str]:
         yield (
             f'warning: optimizer.weight_decay={optimizer.weight_decay:g} is high for {optimizer.name}, which '
             'adds it to the gradient and usually has 1e-4 to 5e-4'
+        )
+
+
+def _about_schedule(config: ConfigDict) -> Iterator[str]:
+    schedule, left = config.schedule, config.epochs - warmup_epochs(config)
+    falls = {'step': schedule.step_size, 'multistep': min(schedule.milestones, default=0)}
+    if (first := falls.get(schedule.name, 0)) >= left:
+        key = 'step_size' if schedule.name == 'step' else 'milestones'
+        yield (
+            f'warning: the learning rate never falls: schedule.{key} has it fall after {first} epochs, and '
+            f'there are {left:g} (config.epochs less warm-up)'
         )
 
 

@@ -18,7 +18,7 @@ from absl import flags
 from configs import default
 from training import ConfigError
 from training.host_memory import is_out_of_memory, keep_freed_memory, lack_of_memory
-from training.keys import flatten, nearest_key
+from training.keys import flatten, not_a_key
 from training.watch import USER_ERRORS
 
 _TYPES = {
@@ -77,6 +77,8 @@ def _explain_flag(message: str) -> str:
             return f'config.{key} is a group of keys, such as config.{inside[0]}={declared[inside[0]]}'
     if message.startswith('flag --config=None'):
         return '--config=FILE is missing, such as --config=configs/quickstart.py'
+    if message.startswith('flag --workdir=None'):
+        return "--workdir=DIR is missing: the run's folder, such as --workdir=runs/quickstart"
     if match := re.match(r'flag --config=(.*?): Error whilst parsing', message):
         lines = [line.strip() for line in message.strip().splitlines()]
         places = [line for line in lines if line.startswith(f'File "{match[1]}"')]
@@ -91,7 +93,7 @@ def _explain_flags(argv: list[str], error: Exception) -> str:
     for argument in argv:
         match = re.match(r'--?(?:no)?config\.([\w.]+)', argument)
         if match and match[1] not in declared:
-            return f'config.{match[1]} is not a key; the nearest is config.{nearest_key(match[1])}'
+            return not_a_key(match[1])
     file = next((argument.partition('=')[2] for argument in argv if argument.startswith('--config=')), '')
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename.endswith(file)]
     place = f'--config={file}, line {lines[-1]}' if file and lines else 'the config or its overrides'

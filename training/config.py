@@ -15,7 +15,7 @@ from jax_models.layers import ACTIVATIONS, INITIALIZERS
 from jax_models.registry import MODELS, field_names
 from training import ConfigError
 from training.contradictions import check_together
-from training.keys import flatten, nearest_key
+from training.keys import flatten, not_a_key
 from training.losses import LOSSES
 from training.metric_names import METRICS
 from training.optimizers import OPTIMIZERS
@@ -265,7 +265,7 @@ def check(config: ConfigDict) -> None:
     flat, declared = flatten(config), flatten(default.get_config())
     for key in flat:
         if key not in declared:
-            raise ConfigError(f'config.{key} is not a key; the nearest is config.{nearest_key(key)}')
+            raise ConfigError(not_a_key(key))
     for key, value in declared.items():
         if key not in flat:
             raise ConfigError(f'config.{key} is missing; its default is {value!r}')

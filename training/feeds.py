@@ -47,7 +47,8 @@ class ResidentFeed:
         return self._data
 
     def close(self) -> None:
-        pass
+        """Lets go of the split, whose memory the evaluation of others may need."""
+        self._data = None
 
 
 class StreamingFeed:

@@ -25,8 +25,8 @@ _GPUS = *_NVIDIA, '/dev/dxg', '/dev/kfd'  # under WSL, AMD's
 # Of XLA's allocator, of kernels that are loaded, and of cuDNN.
 _SIGNS = 'RESOURCE_EXHAUSTED', 'CUDA_ERROR_OUT_OF_MEMORY', 'CUDNN_STATUS_ALLOC_FAILED'
 _WAY_OUT = (
-    'Take a smaller --config.batch_size, which --find_batch_size finds, or '
-    '--config.optimizer.accumulation_steps=2'
+    'Take a smaller --config.batch_size, which --find_batch_size finds, '
+    '--config.optimizer.accumulation_steps=2 or --config.dataset.loader=streaming'
 )
 
 _SMALLEST_HOLE = 2**13  # bytes; taking smaller ones too makes steps no faster

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from typing import NoReturn
 
@@ -24,6 +25,7 @@ class Interrupted(BaseException):  # as KeyboardInterrupt, so that what explains
 class Interruption:
     """Within `with`, turns the first SIGTERM or SIGINT into a request; another SIGINT then exits at once.
 
+    In an interactive Python, such as a notebook, it raises KeyboardInterrupt: variables survive.
     Signals reach a program's main thread alone; in another one it leaves them as they are.
 
     Attributes:
@@ -56,6 +58,8 @@ class Interruption:
 
     def _handle(self, signum, _frame):
         if self.received is not None and signum == signal.SIGINT:
+            if hasattr(sys, 'ps1'):  # Python has it where it is interactive, and IPython sets it
+                raise KeyboardInterrupt
             exit_now(128 + signum)
         self.received = signum
         if self._saved:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from input_pipeline.loaders import training_order
-from training import CheckpointError, NonFiniteLoss
+from training import NonFiniteLoss
 from training.checkpoints import Checkpoints
 from training.conclusion import conclude, draw_curves
 from training.console import Console
@@ -76,11 +76,6 @@ class Training:
                     self.experiment.create_state()
                 )
                 records = self.tracker.rewind(self.progress.epoch)
-                if len(records) != self.progress.epoch:
-                    raise CheckpointError(
-                        f'{self.workdir / "metrics.jsonl"} holds {len(records)} of the '
-                        f'{self.progress.epoch} epochs done: put it back, or use another --workdir.'
-                    )
                 if self.selected_on is not None:
                     loader = self.experiment.loaders[self.selected_on]
                     self._evaluators[self.selected_on] = Evaluator(self.experiment, loader)
@@ -289,7 +284,7 @@ class Training:
 
     def _restored_state(self):
         """Returns the state of the last checkpoint, or None where there is none."""
-        found = find_last(self.checkpoints, self.experiment, self.workdir)
+        found = find_last(self.checkpoints, self.experiment, self.workdir, len(self.tracker.records()))
         if found is None:
             return None
         step, metadata, self.progress = found

@@ -48,7 +48,7 @@ class Execution:
       device_count: number of devices; the global batch must be divisible by it.
       process_count: number of processes that these belong to.
       is_main: whether this is the process that writes and prints.
-      replicated_bytes: the largest split of which every device gets a copy.
+      replicated_bytes: how much of further splits every device may get a copy of.
       many_steps: whether a dispatch may hold many steps. On a CPU it may not: XLA runs convolutions
         inside loops on one thread there, hundreds of times slower.
     """
@@ -120,9 +120,10 @@ class Execution:
 
         Rows are then sent to where they are needed, which is a batch's bytes for every device and step.
         """
-        if self.device_count == 1 or sum(x.nbytes for x in arrays.values()) <= self.replicated_bytes:
+        size = sum(x.nbytes for x in arrays.values())
+        if self.device_count == 1 or size <= self.replicated_bytes:
+            self.replicated_bytes -= size
             return self.replicate(arrays)
-
         return Sharded({name: self._split(x) for name, x in arrays.items()})
 
     def place_order(self, order: np.ndarray) -> jax.Array:

@@ -16,16 +16,17 @@ BEST = tuple(name for name in KEPT if name != 'last')  # checkpoints of the epoc
 
 
 def find_last(
-    checkpoints: Checkpoints, experiment: Experiment, workdir: Path
+    checkpoints: Checkpoints, experiment: Experiment, workdir: Path, records: int
 ) -> tuple[int, dict, Progress] | None:
-    """Returns step, metadata and progress of the newest `last` of which the best ones are there, too.
+    """Returns step, metadata and progress of the newest `last` of which all else is there, too.
 
+    That is the best checkpoints, and of metrics.jsonl, which has `records` lines, one for each epoch done.
     None: there is no checkpoint yet.
 
     Raises:
-      CheckpointError: config or data are another run's; or each `last` lacks a best one.
+      CheckpointError: config or data are another run's; or each `last` lacks something.
     """
-    missing: dict[Path, None] = {}
+    missing: dict[str, None] = {}
     for step in reversed(steps := checkpoints.steps('last')):
         metadata = checkpoints.metadata('last', step)
         # Again, now that nobody else trains here: meanwhile another run may have begun, of another config.
@@ -33,14 +34,20 @@ def find_last(
         _check_data(metadata, experiment, workdir)
         progress = restored_progress(metadata, experiment.config, begun=step % experiment.steps > 0)
         best = {name: getattr(progress, f'{name}_epoch') * experiment.steps for name in BEST}
-        lacking = [name for name, at in best.items() if at and at not in checkpoints.steps(name)]
+        lacking = [
+            str(checkpoints.directory / name / str(at))
+            for name, at in best.items()
+            if at and at not in checkpoints.steps(name)
+        ]
+        if progress.epoch > records:
+            lacking.append(f'line {records + 1} of {workdir / "metrics.jsonl"}')
         if not lacking:
             return step, metadata, progress
-        missing |= {checkpoints.directory / name / str(best[name]): None for name in lacking}
+        missing |= dict.fromkeys(lacking)
     if not steps:
         return None
     raise CheckpointError(
-        f'there is no {" and no ".join(map(str, missing))}, which the checkpoints in '
+        f'there is no {" and no ".join(missing)}, which the checkpoints in '
         f'{checkpoints.directory / "last"} need: put it back, or begin a new run in another --workdir.'
     )
 

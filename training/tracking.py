@@ -6,6 +6,7 @@ import errno
 import itertools
 import json
 import math
+import os
 import secrets
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -67,11 +68,8 @@ class Tracker:
         if active and wandb_config.mode != 'disabled':
             self._guard(lambda: self._start_wandb(wandb_config, run_config))
 
-    def rewind(self, epoch: int) -> list[dict]:
-        """Drops the records after `epoch`, which the run will write again, and returns the others.
-
-        To be called before the first `log_epoch` (with 0 for a fresh run). A last line cut short by a
-        killed process is dropped.
+    def records(self) -> list[dict]:
+        """Returns what is on record, but for a last line cut short by a killed process.
 
         Raises:
             CheckpointError: a line before the last is not JSON.
@@ -86,7 +84,14 @@ class Tracker:
                     raise CheckpointError(
                         f'{self._metrics}: line {number} is not JSON; remove it to continue this run.'
                     ) from None
-        records = [record for record in records if record['epoch'] <= epoch]
+        return records
+
+    def rewind(self, epoch: int) -> list[dict]:
+        """Drops the records after `epoch`, which the run will write again, and returns the others.
+
+        To be called before the first `log_epoch` (with 0 for a fresh run). Raises as `records` does.
+        """
+        records = [record for record in self.records() if record['epoch'] <= epoch]
         if self._active:
             with written(self._metrics) as file:
                 file.write_text(''.join(map(_line, records)))
@@ -98,6 +103,8 @@ class Tracker:
             return
         with self._metrics.open('a') as file:
             file.write(_line(record))
+            file.flush()
+            os.fsync(file.fileno())  # on disk before the checkpoint, which is of no use without it
         self._with_run(lambda run: run.log(dict(record), step=record['epoch'], commit=True))
 
     def log_plots(self, plots: Mapping[str, Path]) -> None:

@@ -45,7 +45,7 @@ def test_layout_with_cls_data_is_recognised(tree):
 
 def test_folders_of_images_alone_are_classes_of_train(tree):
     listing = folders.scan(tree('golden retriever/1.png', 'cat/2.png', 'cat/more/3.png', 'readme.png'))
-    assert (listing.class_names, listing.ignored) == (('cat', 'golden retriever'), 1)
+    assert (listing.class_names, listing.ignored) == (('cat', 'golden retriever'), {'.png': 1})
     found = {split: [(item.id, item.label) for item in items] for split, items in listing.splits.items()}
     assert found == {'train': [('cat/2.png', 0), ('cat/more/3.png', 0), ('golden retriever/1.png', 1)]}
 
@@ -62,7 +62,7 @@ def test_what_is_no_image_is_counted(tree):
     listing = folders.scan(tree(*files, 'train/a/.1.png', 'train/a/Thumbs.db', 'readme.txt', '.git/x/1.png'))
     assert listing.class_names == ('a', 'b', 'c d', 'e')
     assert sum(map(len, listing.splits.values())) == 5
-    assert listing.ignored == 3
+    assert listing.ignored == {'.png': 1, '.db': 1, '.txt': 1}
 
 
 def test_links_are_followed_but_not_in_circles(tree):

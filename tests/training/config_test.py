@@ -10,7 +10,7 @@ from configs import default
 from jax_models import onednn
 from training import ConfigError
 from training.config import RULES, check, different_keys, flatten
-from training.keys import nearest_key
+from training.keys import not_a_key
 from training.resolve import resolve
 
 ROOT = Path(__file__).parents[2]
@@ -251,15 +251,17 @@ def test_missing_and_unknown_keys_are_named():
 @pytest.mark.parametrize(
     ('mistyped', 'meant'),
     [
-        ('epoch', 'epochs'),
-        ('optimizer.learning_rat', 'optimizer.learning_rate'),
-        ('learning_rate', 'optimizer.learning_rate'),
-        ('model.weight_decay', 'optimizer.weight_decay'),
-        ('optimizer.lr', 'optimizer.learning_rate'),
+        ('epoch', 'the nearest is config.epochs'),
+        ('optimizer.learning_rat', 'the nearest is config.optimizer.learning_rate'),
+        ('learning_rate', 'the nearest is config.optimizer.learning_rate'),
+        ('model.weight_decay', 'the nearest is config.optimizer.weight_decay'),
+        ('optimizer.lr', 'the nearest is config.optimizer.learning_rate'),
+        ('model.pretrained', 'configs/default.py lists all'),
+        ('amp', 'configs/default.py lists all'),
     ],
 )
 def test_nearest_key_is_what_was_meant(mistyped, meant):
-    assert nearest_key(mistyped) == meant
+    assert not_a_key(mistyped) == f'config.{mistyped} is not a key; {meant}'
 
 
 def test_a_run_may_continue_elsewhere_and_longer_but_not_as_another():

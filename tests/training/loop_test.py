@@ -2,6 +2,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -383,7 +384,7 @@ def test_dispatches_take_about_half_a_second():
     assert chunk(0.01, fixed=4) == chunk(0.01, many=False) == 4
 
 
-def test_second_ctrl_c_exits_at_once(monkeypatch):
+def test_second_ctrl_c_exits_at_once_but_not_from_a_notebook(monkeypatch):
     codes, before = [], signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(os, '_exit', codes.append)
     with Interruption() as interruption:
@@ -391,6 +392,9 @@ def test_second_ctrl_c_exits_at_once(monkeypatch):
         assert (interruption.signum, codes) == (signal.SIGINT, [])
         os.kill(os.getpid(), signal.SIGINT)
         assert codes == [130]
+        monkeypatch.setattr(sys, 'ps1', 'In : ', raising=False)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
 
 

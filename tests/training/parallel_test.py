@@ -16,7 +16,7 @@ from input_pipeline.loaders import evaluation_order, training_order
 from jax_models import onednn
 from training import ConfigError
 from training.experiment import create_experiment
-from training.parallel import SUMS, Execution
+from training.parallel import SUMS, Execution, Sharded
 from training.resolve import resolve
 
 STEPS = 5
@@ -122,10 +122,10 @@ def test_eight_devices_evaluate_as_one(train, parallel):
     assert_same_evaluation(train('jit', 1), train(parallel, 8))
 
 
-@pytest.mark.parametrize('parallel', ['jit', 'pmap'])
-def test_many_steps_in_a_dispatch_equal_one_by_one(train, parallel):
-    """As on a GPU."""
-    one, many = train('jit', 1), train(parallel, 1, many_steps=True)
+@pytest.mark.parametrize(('parallel', 'devices'), [('jit', 1), ('jit', 2), ('pmap', 2)])
+def test_many_steps_in_a_dispatch_equal_one_by_one(train, parallel, devices):
+    """As on GPUs."""
+    one, many = train('jit', 1), train(parallel, devices, many_steps=True)
     assert_same_training(one, many)
     assert_same_evaluation(one, many)
 
@@ -148,6 +148,9 @@ def test_copies_take_a_share_of_the_devices_memory_and_splits_must_fit_on_the_ho
     execution = Execution('jit', jax.devices()[:2])
     assert execution.replicated_bytes == 2**33 / 2 / 4
     assert execution.free_bytes() == 2**20
+    execution.replicated_bytes = 15
+    copied, shared = (execution.place_data({'image': np.zeros(10, np.uint8)}) for _ in range(2))
+    assert (type(copied), type(shared)) == (dict, Sharded)  # 5 bytes were left
 
 
 def test_steps_are_compiled_as_onednn_needs(monkeypatch, config):

@@ -208,10 +208,17 @@ def test_workdir_that_cannot_be_written_to_is_named(config, tmp_path):
         run(config, tmp_path / 'file' / 'run', DEVICES)
 
 
-def test_lost_metrics_are_noticed(config, workdir):
-    (workdir / 'metrics.jsonl').unlink()
+def test_run_without_its_last_metrics_continues_from_the_checkpoint_before_or_says_so(
+    config, workdir, finished, assert_same_run
+):
+    metrics = workdir / 'metrics.jsonl'
+    metrics.write_text(''.join(metrics.read_text().splitlines(keepends=True)[:2]))
+    (workdir / 'results.json').unlink()
+    run(config, workdir, DEVICES)  # from step 12, the end of the second epoch
+    assert_same_run(finished, workdir)
+    metrics.unlink()
     config.epochs = 4
-    with pytest.raises(CheckpointError, match=r'metrics\.jsonl holds 0 of the 3 epochs done'):
+    with pytest.raises(CheckpointError, match=r'there is no line 1 of \S*metrics\.jsonl, which the'):
         run(config, workdir, DEVICES)
 
 
