@@ -36,7 +36,7 @@ def experiment(keys, *, side=32, held_out=20, other_splits=()):
         ({'optimizer.name': 'adam', 'optimizer.learning_rate': 0.01}, {}, None),
         ({'optimizer.weight_decay': 0.05}, {}, '=0.05 is high for sgd, which adds it to the gradient'),
         ({'optimizer.weight_decay': 0.05, 'optimizer.name': 'muon'}, {}, None),
-        ({'schedule.name': 'step', 'epochs': 30}, {}, 'step_size has it fall after 30 epochs, and there are 30'),
+        ({'schedule.name': 'step', 'epochs': 30}, {}, 'step_size has it fall after 30 epochs, and there'),
         ({'schedule.name': 'step', 'epochs': 31}, {}, None),
         (
             {'schedule.name': 'multistep', 'schedule.milestones': (39,), 'schedule.warmup_epochs': 2.0},
