@@ -71,11 +71,13 @@ class Classifier:
         """
         return softmax(self._outputs('logits', self._experiment.predict_step, images), axis=1)
 
-    def features(self, images: Images, *, flip: bool = False) -> np.ndarray:
+    def features(self, images: Images, *, flip: bool | None = None) -> np.ndarray:
         """Returns what the head sees, float32[n, d]; with `flip` averaged with that of the mirror images.
 
-        Arguments and errors as those of `probabilities`.
+        None: as pairs were compared in training (config.verification.flip). Other arguments and errors as
+        those of `probabilities`.
         """
+        flip = self._experiment.config.verification.flip if flip is None else flip
         return self._outputs(f'features, {flip=}', lambda: self._experiment.feature_step(flip=flip), images)
 
     def _outputs(self, name: str, create_step: Callable, images) -> np.ndarray:
