@@ -111,7 +111,9 @@ def _not_prepared(name: str, root: Path) -> DataError:
             'Choose another folder with --config.dataset.data_dir=DIR, or run (in an environment of its own, '
             f'if you like): {_CLI} build {name} --file_format=array_record --data_dir={root}'
         )
-    close = difflib.get_close_matches(base, ['digits', *known], n=3)
+    lower = base.lower()
+    longer = [other for other in known if other.startswith(lower)][:1]  # imagenet2012, svhn_cropped
+    close = dict.fromkeys(longer + difflib.get_close_matches(lower, ['digits', *known], n=3))
     suggestion = f' Did you mean {" or ".join(close)}?' if close else ''
     return DataError(
         f'config.dataset.name={name}: neither prepared in {root}, nor digits, nor known to TFDS.{suggestion}'

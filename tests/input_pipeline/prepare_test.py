@@ -17,9 +17,12 @@ def test_tfrecord_files_come_with_the_command_that_converts_them(dataset_config,
         sources.load(dataset_config)
 
 
-def test_mistyped_name_is_met_with_the_nearest(dataset_config):
-    dataset_config.name = 'cifar_10'
-    with pytest.raises(DataError, match=r'Did you mean cifar10'):
+@pytest.mark.parametrize(
+    ('name', 'meant'), [('cifar_10', 'cifar10'), ('imagenet', 'imagenet2012'), ('SVHN', 'svhn_cropped')]
+)
+def test_mistyped_name_is_met_with_the_nearest(dataset_config, name, meant):
+    dataset_config.name = name
+    with pytest.raises(DataError, match=f'Did you mean {meant}'):
         sources.load(dataset_config)
 
 
