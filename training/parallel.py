@@ -48,7 +48,6 @@ class Execution:
       device_count: number of devices; the global batch must be divisible by it.
       process_count: number of processes that these belong to.
       is_main: whether this is the process that writes and prints.
-      replicated_bytes: how much of further splits every device may get a copy of.
       many_steps: whether a dispatch may hold many steps. On a CPU it may not: XLA runs convolutions
         inside loops on one thread there, hundreds of times slower.
     """
@@ -83,7 +82,6 @@ class Execution:
         self._by_device = NamedSharding(self._mesh, PartitionSpec(AXIS))
         self._by_column = NamedSharding(self._mesh, PartitionSpec(None, AXIS))
         self._maximum = jax.jit(lambda rows: rows.max(0), out_shardings=self._replicated)
-        self.replicated_bytes = REPLICATED_SHARE * self._least(self._device_bytes()) / self.device_count
 
     @property
     def name(self) -> str:
@@ -120,11 +118,11 @@ class Execution:
 
         Rows are then sent to where they are needed, which is a batch's bytes for every device and step.
         """
-        size = sum(x.nbytes for x in arrays.values())
-        if self.device_count == 1 or size <= self.replicated_bytes:
-            self.replicated_bytes -= size
-            return self.replicate(arrays)
-        return Sharded({name: self._split(x) for name, x in arrays.items()})
+        if self.device_count > 1:
+            free = self._least(self._device_bytes()) / self.device_count
+            if sum(x.nbytes for x in arrays.values()) > REPLICATED_SHARE * free:
+                return Sharded({name: self._split(x) for name, x in arrays.items()})
+        return self.replicate(arrays)
 
     def place_order(self, order: np.ndarray) -> jax.Array:
         """Splits rows of indices, int32[steps, batch], among the devices by column."""

@@ -11,6 +11,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from training import parallel
 from training.checkpoints import Checkpoints
 from training.parallel import Execution
 from training.processes import find_launch, in_turn, joined
@@ -41,8 +42,7 @@ def compute(execution, folder, index):
     order = execution.place_order(np.arange(8, dtype=np.int32)[None, ::-1])
     factor = execution.replicate({'factor': np.float32(2)})
     predict = execution.compile_predict(lambda variables, batch: batch['image'] * variables['factor'])
-    for replicated_bytes in (0, 100):  # in parts, and as copies
-        execution.replicated_bytes = replicated_bytes
+    for parallel.REPLICATED_SHARE in (0.0, 1.0):  # in parts, and as copies
         data = execution.place_data({'image': np.arange(10, dtype=np.uint8)})
         products = execution.fetch(predict(factor, data, order, 0))
         np.testing.assert_array_equal(products, np.arange(14, -1, -2))

@@ -131,9 +131,9 @@ def test_many_steps_in_a_dispatch_equal_one_by_one(train, parallel, devices):
 
 
 @pytest.mark.parametrize('parallel', ['jit', 'pmap'])
-def test_a_split_in_parts_gives_the_rows_that_copies_give(parallel):
+def test_a_split_in_parts_gives_the_rows_that_copies_give(parallel, monkeypatch):
     execution, images = Execution(parallel, jax.devices()[:2]), np.arange(11, dtype=np.uint8)
-    execution.replicated_bytes = 0
+    monkeypatch.setattr('training.parallel.REPLICATED_SHARE', 0)
     parts = execution.place_data({'image': images})
     order = execution.place_order(np.arange(10, -2, -1, dtype=np.int32).reshape(2, 6))  # the last is padding
     run = execution.compile_predict(lambda variables, batch: batch['image'] * batch['valid'])
@@ -143,14 +143,12 @@ def test_a_split_in_parts_gives_the_rows_that_copies_give(parallel):
 
 
 def test_copies_take_a_share_of_the_devices_memory_and_splits_must_fit_on_the_host_too(monkeypatch):
-    monkeypatch.setattr(Execution, '_device_bytes', lambda self: 2.0**33)
-    monkeypatch.setattr('training.parallel.available_bytes', lambda: 2.0**20)
+    monkeypatch.setattr(Execution, '_device_bytes', lambda self: 2.0**7)
+    monkeypatch.setattr('training.parallel.available_bytes', lambda: 2.0**5)
     execution = Execution('jit', jax.devices()[:2])
-    assert execution.replicated_bytes == 2**33 / 2 / 4
-    assert execution.free_bytes() == 2**20
-    execution.replicated_bytes = 15
-    copied, shared = (execution.place_data({'image': np.zeros(10, np.uint8)}) for _ in range(2))
-    assert (type(copied), type(shared)) == (dict, Sharded)  # 5 bytes were left
+    assert execution.free_bytes() == 2**5
+    copied, shared = (execution.place_data({'image': np.zeros(size, np.uint8)}) for size in (16, 17))
+    assert (type(copied), type(shared)) == (dict, Sharded)  # 2**7 / 2 / 4 bytes for copies
 
 
 def test_steps_are_compiled_as_onednn_needs(monkeypatch, config):
