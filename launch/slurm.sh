@@ -37,5 +37,7 @@ code=$?
 # Not a job that scancel ends: it is no longer RUNNING.
 if [ "$code" -eq 143 ] && [ "$(squeue --noheader --format=%T --jobs="$SLURM_JOB_ID")" = RUNNING ]; then
   scontrol requeue "$SLURM_JOB_ID"
+else
+  rm -rf "runs/.compilation/$SLURM_JOB_ID" # no other job reads it
 fi
 exit "$code"

@@ -70,9 +70,12 @@ def _about_optimizer(config: ConfigDict) -> Iterator[str]:
 
 def _about_schedule(config: ConfigDict) -> Iterator[str]:
     schedule, left = config.schedule, config.epochs - warmup_epochs(config)
-    falls = {'step': schedule.step_size, 'multistep': min(schedule.milestones, default=0)}
-    if (first := falls.get(schedule.name, 0)) >= left:
-        key = 'step_size' if schedule.name == 'step' else 'milestones'
+    falls = {
+        'step': ('step_size', schedule.step_size),
+        'multistep': ('milestones', min(schedule.milestones, default=0)),
+    }
+    key, first = falls.get(schedule.name, ('', 0))
+    if first >= left:
         yield (
             f'warning: the learning rate never falls: schedule.{key} has it fall after {first} epochs, and '
             f'there are {left:g} (config.epochs less warm-up)'
