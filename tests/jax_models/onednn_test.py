@@ -53,7 +53,7 @@ def _values(seed, *shape, dtype=jnp.bfloat16):
 def test_values_and_gradients_are_rounded_once(
     monkeypatch, dtype, error, height, width, channels, kernel, strides, pads
 ):
-    monkeypatch.setattr(chunks, '_CHUNK_BYTES', 2**10)  # several chunks, the last one filled up
+    monkeypatch.setattr(chunks, '_CHUNK_BYTES', 2**13)  # some with two chunks, the last one filled up
     images = _values(0, 7, height, width, channels, dtype=dtype)
     weights = _values(1, *kernel, channels, 12, dtype=dtype)
     shape = jax.eval_shape(lambda *arrays: convolve(strides, pads, *arrays), images, weights).shape
