@@ -118,8 +118,8 @@ def get_config() -> ConfigDict:
     model.initialization = 'pytorch'
     model.zero_init_last_norm = False  # scale 0 in the last norm of each block: it starts as its shortcut
     # How convolutions run: xla; on CPUs winograd (float32, jax_models/cpu_convolution.py), onednn (float32 or
-    # bfloat16, jax_models/onednn.py); auto: on one CPU device winograd in float32, onednn in bfloat16 where
-    # XLA has it, and xla otherwise. The function computed is the same.
+    # bfloat16, jax_models/onednn.py); auto: on one CPU device onednn where XLA has it (in float32 on Intel's
+    # with AMX only), else winograd in float32, and xla otherwise. The function computed is the same.
     model.convolution = 'auto'
 
     config.batch_norm = batch_norm = ConfigDict()

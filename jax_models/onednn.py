@@ -48,7 +48,10 @@ def is_available(precision: str) -> bool:
 
 
 def is_fast() -> bool:
-    """Whether it is available, on a CPU that multiplies bfloat16 several times as fast as float32."""
+    """Whether it is available, on a CPU with units for bfloat16 (Intel's AMX).
+
+    That multiplies bfloat16 several times as fast as float32, and float32 faster than Winograd's convolution.
+    """
     with contextlib.suppress(OSError):  # not Linux
         return ' amx_bf16' in _CPU.read_text() and is_available('bfloat16')
     return False

@@ -313,17 +313,20 @@ def test_precision_suits_the_device(platform, capability, precision):
 
 
 @pytest.mark.parametrize(
-    ('precision', 'available', 'parallel', 'convolution'),
+    ('precision', 'available', 'fast', 'parallel', 'convolution'),
     [
-        ('float32', True, 'jit', 'winograd'),
-        ('float16', True, 'jit', 'xla'),
-        ('bfloat16', True, 'jit', 'onednn'),
-        ('bfloat16', True, 'pmap', 'xla'),
-        ('bfloat16', False, 'jit', 'xla'),
+        ('float32', True, False, 'jit', 'winograd'),
+        ('float32', True, True, 'jit', 'onednn'),
+        ('float32', True, True, 'pmap', 'winograd'),
+        ('float16', True, True, 'jit', 'xla'),
+        ('bfloat16', True, False, 'jit', 'onednn'),
+        ('bfloat16', True, True, 'pmap', 'xla'),
+        ('bfloat16', False, False, 'jit', 'xla'),
     ],
 )
-def test_convolutions_suit_the_cpu(monkeypatch, precision, available, parallel, convolution):
+def test_convolutions_suit_the_cpu(monkeypatch, precision, available, fast, parallel, convolution):
     monkeypatch.setattr(onednn, 'is_available', lambda precision: available)
+    monkeypatch.setattr(onednn, 'is_fast', lambda: fast)
     config = changed(precision=precision, parallel=parallel)
     assert resolve(config, jax.devices()[:1]).model.convolution == convolution
     assert resolve(config, jax.devices()[:2]).model.convolution == 'xla'
