@@ -31,7 +31,7 @@ def advise(experiment: Experiment) -> Iterator[str]:
     shape = experiment.dataset.image_shape
     slower = config.model.convolution in ('winograd', 'onednn') and config.precision == 'float32'
     if slower and min(shape[:2]) >= _WORTH_BFLOAT16 and onednn.is_fast():
-        yield 'this CPU has units for bfloat16: --config.precision=bfloat16 trains faster, wide models twice as fast'
+        yield 'this CPU has units for bfloat16: --config.precision=bfloat16 trains up to twice as fast'
     if stage_count(config.model) is not None:
         yield from _about_stem(config.model.stem, min(shape[:2]))
     yield from _about_optimizer(config)
