@@ -9,8 +9,6 @@ from jax import numpy as jnp
 from jax_models import chunks, cpu_convolution
 from jax_models.onednn import COMPILER_OPTIONS, convolve, is_available
 
-# XLA cannot write oneDNN's programs to the cache that the tests share.
-pytestmark = pytest.mark.filterwarnings('ignore:Error writing persistent compilation cache entry')
 _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 conv_general_dilated = functools.partial(
     cpu_convolution.conv_general_dilated, dimension_numbers=_LAYOUT, by_onednn=True

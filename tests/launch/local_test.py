@@ -104,7 +104,9 @@ def test_too_few_gpus_are_said_before_anything_starts(program):
 
 def test_a_signal_reaches_all(program, tmp_path):
     heard = 'signal.signal(signal.SIGTERM, lambda *_: sys.exit(f"stopped {index}"))'
-    process = start(program(f'{heard}\nopen({str(tmp_path)!r} + f"/ready {{index}}", "w")\ntime.sleep(60)'))
+    # Closed by itself a file would swallow the signal's exception where that comes just then.
+    ready = f'open({str(tmp_path)!r} + f"/ready {{index}}", "w").close()'
+    process = start(program(f'{heard}\n{ready}\ntime.sleep(60)'))
     while len(list(tmp_path.glob('ready *'))) < 2 and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
