@@ -33,8 +33,8 @@ def resolve(config: ConfigDict, devices: Sequence[jax.Device]) -> ConfigDict:
     for_onednn = single and config.parallel == 'jit' and config.precision != 'float16'
     if config.model.convolution == 'auto':
         config.model.convolution = 'winograd' if single and config.precision == 'float32' else 'xla'
-        faster = config.precision == 'bfloat16' or onednn.is_fast()
-        if for_onednn and faster and onednn.is_available(config.precision):
+        faster = for_onednn and (config.precision == 'bfloat16' or onednn.is_fast())
+        if faster and onednn.is_available(config.precision):
             config.model.convolution = 'onednn'
     elif config.model.convolution == 'onednn' and not (for_onednn and onednn.is_available(config.precision)):
         raise ConfigError(
