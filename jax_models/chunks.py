@@ -13,7 +13,7 @@ _SECOND_LEVEL_CACHE = Path('/sys/devices/system/cpu/cpu0/cache/index2/size')  # 
 
 
 def _chunk_bytes() -> int:
-    """Returns how much of activations a chunk holds; what is made of them takes a few times as much."""
+    """Returns how many bytes of activations a chunk holds; what is made of them takes a few times as much."""
     try:
         return 2**21 if int(_SECOND_LEVEL_CACHE.read_text().rstrip('K\n')) >= 2048 else 2**20
     except (OSError, ValueError):

@@ -130,8 +130,8 @@ def _normalize_forward(x, scale, bias, epsilon, axis_name):
 def _normalize_backward(epsilon, axis_name, residuals, gradients):
     """Computes both sums in one pass and the input's gradient in a second, which is faster on a CPU.
 
-    So is the sum of `gradient * x`, which needs no array of its own. What that loses where the mean is many
-    deviations from zero is less than the variance, a difference of squares, has lost already.
+    Summing `gradient * x` in place of `gradient * (x - mean)` needs no array of its own. The rounding error
+    that adds where the mean is many deviations from zero is smaller than the variance's.
     """
     x, scale, mean, var = residuals
     gradient = gradients[0].astype(jnp.float32)

@@ -62,8 +62,8 @@ def convolve(strides: tuple[int, int], pads: Pads, images: Array, kernel: Array)
     """Convolves [batch, height, width, channels] with [height, width, channels, features].
 
     Sums are in float32. In bfloat16 results are rounded once, and the kernel's gradient with each part of a
-    chunk too. Wrong where the output is a pixel wide and several high; cpu_convolution.py keeps such from
-    here.
+    chunk too. Wrong at larger strides where the output is a pixel wide and several high; cpu_convolution.py
+    keeps such from here.
     """
     return _convolve(strides, pads, images, kernel)
 
@@ -103,8 +103,8 @@ def _backward(strides, pads, residuals: tuple[Array, Array], gradient: Array) ->
 def _image_gradient(strides, pads, images, kernel, gradient):
     """Convolves the gradient with the kernel turned around, for all pixels of a block of strides at once.
 
-    Such a block sees the same few pixels of the gradient, each of its own through other taps. With zeros
-    between the gradient's pixels there would be several times as many products.
+    All pixels of a block depend on the same few pixels of the gradient, each through other taps. With zeros
+    between the gradient's pixels there would be two or three times as many products.
     """
     size, channels = images.shape[1:3], kernel.shape[2]
     blocks = [-(-n // stride) for n, stride in zip(size, strides, strict=True)]

@@ -317,6 +317,7 @@ def test_precision_suits_the_device(platform, capability, precision):
     [
         ('float32', True, False, 'jit', 'winograd'),
         ('float32', True, True, 'jit', 'onednn'),
+        ('float32', False, True, 'jit', 'winograd'),
         ('float32', True, True, 'pmap', 'winograd'),
         ('float16', True, True, 'jit', 'xla'),
         ('bfloat16', True, False, 'jit', 'onednn'),
