@@ -13,7 +13,6 @@ import warnings
 from pathlib import Path
 
 import jax
-import numpy as np
 from jax import Array, lax
 from jax import numpy as jnp
 
@@ -106,12 +105,14 @@ def _image_gradient(strides, pads, images, kernel, gradient):
     All pixels of a block depend on the same few pixels of the gradient, each through other taps. With zeros
     between the gradient's pixels there would be two or three times as many products.
     """
-    size, channels = images.shape[1:3], kernel.shape[2]
+    size, (*_, channels, features) = images.shape[1:3], kernel.shape
     blocks = [-(-n // stride) for n, stride in zip(size, strides, strict=True)]
     sides = zip(blocks, gradient.shape[1:3], kernel.shape[:2], strides, pads, strict=True)
-    (rows, columns), edges = zip(*(_taps_of_blocks(*side) for side in sides), strict=True)
-    taps = kernel.at[rows[:, None, :, None], columns[:, None]].get(mode='fill', fill_value=0)
-    kernel = taps.transpose(0, 1, 5, 2, 3, 4).reshape(*taps.shape[:2], kernel.shape[3], -1)
+    around, edges = zip(*(_pads_of_blocks(*side) for side in sides), strict=True)
+    kernel = jnp.pad(kernel, (*around, (0, 0), (0, 0)))
+    window = [taps // stride for taps, stride in zip(kernel.shape[:2], strides, strict=True)]
+    kernel = kernel.reshape(window[0], strides[0], window[1], strides[1], channels, features)
+    kernel = kernel[::-1, :, ::-1].transpose(0, 2, 5, 1, 3, 4).reshape(*window, features, -1)
     # What no image pixel takes part in is cut off here, since JAX 0.10 computes negative pads wrongly.
     gradient = pad(gradient, *((min(low, 0), min(high, 0)) for low, high in edges))
     result = _convolve((1, 1), [(max(low, 0), max(high, 0)) for low, high in edges], gradient, kernel)
@@ -120,18 +121,15 @@ def _image_gradient(strides, pads, images, kernel, gradient):
     return result[:, : size[0], : size[1]]
 
 
-def _taps_of_blocks(
-    blocks: int, pixels: int, taps: int, stride: int, pads: tuple[int, int]
-) -> tuple[np.ndarray, tuple[int, int]]:
-    """Returns through which taps a block's pixels see the gradient's, [window, stride], and the pads.
+def _pads_of_blocks(blocks: int, pixels: int, taps: int, stride: int, pads: tuple[int, int]) -> Pads:
+    """Returns along one side the pads that make the kernel one of whole blocks, and those of the gradient.
 
-    Pixel p of block q has to do with tap t of pixel q + (p + pad - t) / stride of the output, where that is
-    whole. Where there is no such tap it is one too many.
+    Pixel p of block q goes through tap t to pixel q + (p + pad - t) / stride of the output, where that is
+    whole: to those from q + first to q + last.
     """
-    shifted = np.arange(stride) + pads[0]
-    first, last = -((taps - 1 - pads[0]) // stride), shifted[-1] // stride
-    tap = shifted - stride * np.arange(first, last + 1)[:, None]
-    return np.where((tap >= 0) & (tap < taps), tap, taps), (-first, blocks - pixels + last)
+    first, last = -((taps - 1 - pads[0]) // stride), (stride - 1 + pads[0]) // stride
+    low = stride * last - pads[0]
+    return (low, stride * (last - first + 1) - taps - low), (-first, blocks - pixels + last)
 
 
 convolve.defvjp(lambda *arguments: (convolve(*arguments), arguments[2:]), _backward)

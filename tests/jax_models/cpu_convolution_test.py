@@ -103,3 +103,11 @@ def test_small_problems_go_to_xla(monkeypatch):
 
     assert 'conv_general_dilated[' in program(4)
     assert 'conv_general_dilated[' not in program(32)
+
+
+@pytest.mark.parametrize(('said', 'size'), [('512K', 2**20), ('2048K', 2**21), ('?', 2**20), (None, 2**20)])
+def test_chunks_suit_the_cache(monkeypatch, tmp_path, said, size):
+    if said:
+        (tmp_path / 'size').write_text(f'{said}\n')
+    monkeypatch.setattr(chunks, '_SECOND_LEVEL_CACHE', tmp_path / 'size')
+    assert chunks._chunk_bytes() == size

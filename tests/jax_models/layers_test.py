@@ -92,6 +92,31 @@ def test_batch_norm_normalises_with_the_biased_and_keeps_the_unbiased_variance()
         np.testing.assert_allclose(updates['batch_stats'][name], values, rtol=1e-5)
 
 
+# Far from zero the float32 variance is a difference of squares 900 times as large.
+@pytest.mark.parametrize(('mean', 'error'), [(0, 2e-6), (30, 1e-3)])
+def test_batch_norms_gradients_are_those_of_its_formula(mean, error):
+    x, gradient = jax.random.normal(jax.random.key(0), (2, 8, 6, 6, 4))
+    x += mean
+    parameters = {'scale': jnp.arange(1.0, 5), 'bias': jnp.ones(4)}
+
+    def ours(x, parameters):
+        norm, statistics = BatchNorm(), {'mean': jnp.zeros(4), 'var': jnp.ones(4)}
+        variables = {'params': parameters, 'batch_stats': statistics}
+        return norm.apply(variables, x, train=True, mutable=['batch_stats'])[0]
+
+    def formula(x, parameters):
+        normalized = (x - x.mean((0, 1, 2))) / jnp.sqrt(x.var((0, 1, 2)) + 1e-5)
+        return normalized * parameters['scale'] + parameters['bias']
+
+    found = jax.vjp(ours, x, parameters)[1](gradient)
+    with jax.enable_x64(True):
+        x, gradient, parameters = jax.tree.map(lambda a: np.asarray(a, np.float64), (x, gradient, parameters))
+        expected = jax.vjp(formula, x, parameters)[1](gradient)
+        expected = jax.tree.map(np.asarray, expected)
+    for one, exact in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert np.linalg.norm(one - exact) < error * np.linalg.norm(exact)
+
+
 def test_batch_norm_keeps_float32_statistics_of_bfloat16():
     x = jnp.ones((8, 2, 2, 3), jnp.bfloat16)
     y, variables = BatchNorm().init_with_output(jax.random.key(0), x, train=True)

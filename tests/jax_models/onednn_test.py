@@ -82,16 +82,18 @@ def test_sums_over_many_chunks_stay_in_float32(monkeypatch):
     np.testing.assert_array_equal(np.asarray(kernel_gradient, np.float32), 512 + 2 * 8)
 
 
+@pytest.mark.parametrize('stride', [1, 2])
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float32'])
-def test_all_convolutions_and_products_are_onednns(dtype):
+def test_all_convolutions_and_products_are_onednns(dtype, stride):
     if not is_available(dtype):
         pytest.skip(f'XLA has no oneDNN in {dtype} here')
-    shapes = (8, 16, 16, 64), (3, 3, 64, 64), (8, 16, 16, 64)
+    shapes = (8, 16, 16, 64), (3, 3, 64, 64), (8, 16 // stride, 16 // stride, 64)
     arrays = [_values(seed, *shape, dtype=dtype) for seed, shape in enumerate(shapes)]
-    program = _both_ways((1, 1), ((1, 1), (1, 1)), *arrays).as_text()
+    program = _both_ways((stride, stride), ((1, 1), (1, 1)), *arrays).as_text()
     assert program.count('custom_call_target="__onednn$convolution"') == 2
     assert program.count('custom_call_target="__onednn$matmul"') == 1
     assert ' convolution(' not in program
+    assert 'lhs_dilate' not in program
     assert ' dot(' not in program
 
 
