@@ -24,7 +24,7 @@ from training.resolve import selection_split
 from training.resumption import BEST, data_of, find_last
 from training.schedules import hyperparameters
 from training.steps import SUMS
-from training.tracking import Tracker
+from training.tracking import Tracker, read_records
 from training.verification import PER_EPOCH, Verifier
 
 SECONDS_PER_DISPATCH = 0.5  # so that the bar moves and a signal is heard soon
@@ -284,7 +284,7 @@ class Training:
 
     def _restored_state(self):
         """Returns the state of the last checkpoint, or None where there is none."""
-        found = find_last(self.checkpoints, self.experiment, self.workdir, len(self.tracker.records()))
+        found = find_last(self.checkpoints, self.experiment, self.workdir, len(read_records(self.workdir)))
         if found is None:
             return None
         step, metadata, self.progress = found

@@ -18,10 +18,11 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 from input_pipeline.writing import written
 
 # Okabe and Ito's colours, told apart with any colour vision.
+COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 SPLITS = {
-    'train': ('train', '#0072B2'),
-    'val': ('validation', '#D55E00'),
-    'test': ('test', '#009E73'),
+    'train': ('train', COLORS[0]),
+    'val': ('validation', COLORS[1]),
+    'test': ('test', COLORS[2]),
 }
 CHOSEN_ON_TEST = ', CHOSEN ON TEST'  # in titles
 GREY = '#666666'

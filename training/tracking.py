@@ -42,6 +42,26 @@ def if_writable(workdir: Path) -> Iterator[None]:
         print(f'warning: {workdir} cannot be written to ({error.strerror}): not kept there', file=sys.stderr)
 
 
+def read_records(workdir: Path) -> list[dict]:
+    """Returns the objects of a run's metrics.jsonl, but for a last line cut short by a killed process.
+
+    Raises:
+        CheckpointError: a line before the last is not JSON.
+    """
+    file = workdir / 'metrics.jsonl'
+    lines = file.read_text(errors='replace').splitlines() if file.exists() else []
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines):
+                raise CheckpointError(
+                    f'{file}: line {number} is not JSON; remove it to continue this run.'
+                ) from None
+    return records
+
+
 class Tracker:
     """Records a run in its workdir and, unless `wandb_config.mode` is 'disabled', in Weights & Biases.
 
@@ -68,30 +88,12 @@ class Tracker:
         if active and wandb_config.mode != 'disabled':
             self._guard(lambda: self._start_wandb(wandb_config, run_config))
 
-    def records(self) -> list[dict]:
-        """Returns what is on record, but for a last line cut short by a killed process.
-
-        Raises:
-            CheckpointError: a line before the last is not JSON.
-        """
-        lines = self._metrics.read_text(errors='replace').splitlines() if self._metrics.exists() else []
-        records = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                if number < len(lines):
-                    raise CheckpointError(
-                        f'{self._metrics}: line {number} is not JSON; remove it to continue this run.'
-                    ) from None
-        return records
-
     def rewind(self, epoch: int) -> list[dict]:
         """Drops the records after `epoch`, which the run will write again, and returns the others.
 
-        To be called before the first `log_epoch` (with 0 for a fresh run). Raises as `records` does.
+        To be called before the first `log_epoch` (with 0 for a fresh run). Raises as `read_records` does.
         """
-        records = [record for record in self.records() if record['epoch'] <= epoch]
+        records = [record for record in read_records(self._workdir) if record['epoch'] <= epoch]
         if self._active:
             with written(self._metrics) as file:
                 file.write_text(''.join(map(_line, records)))

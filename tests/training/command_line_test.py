@@ -50,6 +50,7 @@ runpy.run_path('train.py', run_name='__main__')
         (['train.py', '--config=configs/resnet18.py', 'epochs=3'], "unexpected argument 'epochs=3'"),
         (['evaluate.py', '--help'], 'python evaluate.py --workdir=DIR'),
         (['evaluate.py'], '--workdir=DIR is missing'),
+        (['compare.py', '--help'], 'python compare.py runs/seed0'),
         (['evaluate.py', '--workdir=a', '--folder=b', '--split=c', '--pairs=d'], '--folder and --split'),
     ],
 )
