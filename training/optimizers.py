@@ -1,6 +1,7 @@
 """Optimizers with PyTorch's semantics, from Optax's parts."""
 
 from collections.abc import Mapping
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:
       adam: torch.optim.Adam, weight decay added to the gradient.
       adamw: torch.optim.AdamW, weight decay apart from the gradient and scaled by the rate.
       rmsprop: torch.optim.RMSprop, not centred.
-      muon: optax.contrib.muon (Jordan et al., 2024): convolution kernels, each as a matrix
+      muon: as optax.contrib.muon (Jordan et al., 2024): convolution kernels, each as a matrix
         [height * width * in, out], by Muon; the rest by Adam at the same rate, with Nesterov momentum
         where Muon has it; weight decay as in adamw.
     Lookahead (`lookahead`) goes around any of them.
@@ -105,22 +106,58 @@ def _rule(config, momentum):
             rms = optax.scale_by_rms(config.rmsprop_decay, config.epsilon, eps_in_sqrt=False)
             return decay, rms, optax.trace(momentum)
         case 'muon':
-            muon = optax.contrib.muon(
-                -1.0,  # no rate and no sign yet: they come last, after the decay, which has a mask
+            muon = optax.contrib.scale_by_muon(
                 beta=momentum,
                 eps=config.epsilon,
                 nesterov=config.nesterov,
-                adam_b1=config.beta1,
-                adam_b2=config.beta2,
-                muon_weight_dimension_numbers=_kernels_as_matrices,
+                weight_dimension_numbers=_kernels_as_matrices,
             )
-            return muon, decay
+            # No rate and no sign yet: they come last, after the decay, which has a mask.
+            adam = optax.adamw(
+                -1.0, config.beta1, config.beta2, config.epsilon, weight_decay=0.0, nesterov=config.nesterov
+            )
+            rules = {'muon': optax.chain(_stacked(muon), optax.stateless(_scale_by_fans)), 'adam': adam}
+            return optax.partition(rules, _muon_or_adam), decay
+
+
+def _muon_or_adam(params):
+    return jax.tree.map(lambda p: 'muon' if p.ndim == 4 else 'adam', params)
+
+
+def _stacked(muon: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Has scale_by_muon take kernels of one shape as one array float32[n, height, width, in, out].
+
+    A GPU spends more time on beginning so many small products than on the products.
+    """
+
+    def update(gradients, state, params=None):
+        leaves, tree = jax.tree.flatten(gradients)
+        by_shape = sorted(range(len(leaves)), key=lambda index: leaves[index].shape)
+
+        def stack(kernels):
+            kernels = jax.tree.leaves(kernels)
+            ordered = [kernels[index] for index in by_shape]
+            return [jnp.stack(list(group)) for _, group in groupby(ordered, key=jnp.shape)]
+
+        def unstack(stacks):
+            ordered = [kernel for stack in stacks for kernel in stack]
+            return jax.tree.unflatten(tree, [ordered[by_shape.index(index)] for index in range(len(leaves))])
+
+        updates, state = muon.update(stack(gradients), state._replace(mu=stack(state.mu)))
+        return unstack(updates), state._replace(mu=unstack(state.mu))
+
+    return optax.GradientTransformation(muon.init, update)
+
+
+def _kernels_as_matrices(stacks):
+    numbers = optax.contrib.MuonDimensionNumbers(reduction_axis=(1, 2, 3), output_axis=4)
+    return jax.tree.map(lambda _: numbers, stacks)
+
+
+def _scale_by_fans(updates, params):
+    """What optax.contrib.muon does after scale_by_muon: larger steps where there are more outputs."""
+    return jax.tree.map(lambda u: u * max(1, u.shape[-1] / u[..., 0].size) ** 0.5, updates)
 
 
 def _is_matrix(params):
     return jax.tree.map(lambda p: p.ndim > 1, params)
-
-
-def _kernels_as_matrices(params):
-    kernel = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
-    return jax.tree.map(lambda p: kernel if p.ndim == 4 else None, params)
