@@ -6,14 +6,14 @@ products over chunks of the batch that stay in the cache:
 
 - 3x3 kernels, stride 1, many channels: Winograd's convolution (winograd.py).
 - 1x1 kernels: one product.
-- images of a few pixels: the taps of the kernel side by side in one product; XLA's forward pass is up to 25
-  times slower at 2x2 pixels.
+- images of a few pixels, or fewer than the kernel has taps: the taps side by side in one product. XLA takes
+  the smaller of images and kernel for the kernel, which makes it up to 300 times slower.
 - other strides: the same for the gradients alone.
 - else, for the gradients alone: one product with rows of taps on one side, columns of them on the other.
 
 That is for float32. `by_onednn` the last two are left to oneDNN (onednn.py), and Winograd's begins at 128
-channels, below which oneDNN is faster. In bfloat16 all is left to it but 1x1 kernels and outputs that are a
-pixel high or wide.
+channels, below which oneDNN is faster. In bfloat16 all is left to it but 1x1 kernels, images with fewer pixels
+than the kernel has taps, and outputs that are a pixel high or wide.
 """
 
 import functools
@@ -97,10 +97,11 @@ def _choose(shape, kernel_shape, dtype, strides, pads, by_onednn):
         return None
     if kernel_size == [1, 1] and pads == ((0, 0), (0, 0)):
         return functools.partial(_pointwise, strides)
-    if dtype == jnp.bfloat16:
+    few = math.prod(size) < math.prod(kernel_size)
+    if dtype == jnp.bfloat16 and not few:
         return functools.partial(onednn.convolve, strides, pads)
     tiles = winograd.tile_count(out)
-    if math.prod(out) <= 9 or batch * tiles < winograd.MIN_TILES:
+    if few or math.prod(out) <= 9 or batch * tiles < winograd.MIN_TILES:
         return functools.partial(_patch_product, strides, pads)
     if kernel_size == [3, 3] and strides == (1, 1) and pads == ((1, 1), (1, 1)):
         saved = 1 - 36 * tiles / (9 * math.prod(out))  # a tile takes 36 products, and 9 a pixel otherwise

@@ -47,14 +47,15 @@ def max_pool(x: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Arra
     values share the gradient, where PyTorch gives it to the first.
     """
     edges = (0, 0), (padding, padding), (padding, padding), (0, 0)
-    x = jnp.pad(x, edges, constant_values=-jnp.inf)
+    dtype = x.dtype
+    x = jnp.pad(x.astype(jnp.float32), edges, constant_values=-jnp.inf)
     height, width = ((n - size) // stride + 1 for n in x.shape[1:3])
     shifted = [
         x[:, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
         for i in range(size)
         for j in range(size)
     ]
-    return reduce(jnp.maximum, shifted)
+    return reduce(jnp.maximum, shifted).astype(dtype)
 
 
 class BatchNorm(nn.Module):
