@@ -6,8 +6,8 @@ For the 95 % of that recipe in as little time as possible: Muon and all else of 
 of 200 epochs of SGD. All 50,000 images are trained on, the last epoch counts, and test is evaluated once,
 after it.
 
-95.75 % on test (95 % interval 95.3 to 96.1), seed 0, with `--config.precision=bfloat16`: four hours on two CPU
-cores with AMX (an epoch takes 408 s when alone).
+95.75 % on test (95 % interval 95.3 to 96.1), seed 0, with `--config.precision=bfloat16`: four hours on two
+CPU cores with AMX (an epoch takes 408 s when alone).
 """
 
 from configs import resnet18

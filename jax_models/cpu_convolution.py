@@ -12,8 +12,8 @@ products over chunks of the batch that stay in the cache:
 - else, for the gradients alone: one product with rows of taps on one side, columns of them on the other.
 
 That is for float32. `by_onednn` the last two are left to oneDNN (onednn.py), and Winograd's begins at 128
-channels, below which oneDNN is faster. In bfloat16 all is left to it but 1x1 kernels, images with fewer pixels
-than the kernel has taps, and outputs that are a pixel high or wide.
+channels, below which oneDNN is faster. In bfloat16 all is left to it but 1x1 kernels, images with fewer
+pixels than the kernel has taps, and outputs that are a pixel high or wide.
 """
 
 import functools

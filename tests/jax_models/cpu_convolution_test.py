@@ -42,6 +42,7 @@ def _values(shape, seed):
         (3, 9, 8, 16, 8, 1, 2, 'VALID'),
         (4, 2, 2, 16, 32, 3, 1, 'SAME'),  # images of a few pixels
         (4, 5, 4, 16, 8, 3, 2, [(1, 1), (1, 1)]),
+        (4, 4, 4, 16, 8, 5, 1, 'SAME'),  # fewer pixels than taps
     ],
 )
 def test_values_and_gradients_are_those_of_exact_convolutions(

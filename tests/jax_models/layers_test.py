@@ -80,6 +80,14 @@ def test_max_pool_and_its_gradient_are_flaxs(size, stride, padding):
     np.testing.assert_allclose(*pull(output), *pull_expected(expected), rtol=1e-6)
 
 
+def test_max_pool_rounds_gradients_once():
+    x = jax.random.normal(jax.random.key(0), (2, 9, 8, 3), jnp.bfloat16)
+    output, pull = jax.vjp(lambda x: max_pool(x, 3, 1, 1), x)
+    exact, pull_exact = jax.vjp(lambda x: max_pool(x, 3, 1, 1), x.astype(jnp.float32))
+    assert output.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(pull(output)[0], pull_exact(exact)[0].astype(jnp.bfloat16))
+
+
 def test_batch_norm_normalises_with_the_biased_and_keeps_the_unbiased_variance():
     x = jax.random.normal(jax.random.key(0), (2, 3, 3, 4)) * 5 + 2
     norm = BatchNorm()

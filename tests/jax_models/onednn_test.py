@@ -108,6 +108,17 @@ def test_large_convolutions_come_here_but_winograds(dtype, channels, here):
     assert ('conv_general_dilated[' in program) == here
 
 
+@pytest.mark.parametrize(
+    ('dtype', 'size', 'taps', 'here'),
+    [('bfloat16', 2, 3, False), ('float32', 4, 5, False), ('bfloat16', 3, 3, True)],
+)
+def test_images_with_fewer_pixels_than_taps_become_products(dtype, size, taps, here):
+    shapes = (128, size, size, 64), (taps, taps, 64, 64)
+    arrays = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
+    program = str(jax.make_jaxpr(lambda *arrays: conv_general_dilated(*arrays, (1, 1), 'SAME'))(*arrays))
+    assert ('conv_general_dilated[' in program) == here
+
+
 @pytest.mark.parametrize('batch', [2, 64])  # small, and large enough for this module
 @pytest.mark.parametrize(('dtype', 'error'), [(jnp.bfloat16, 5e-3), (jnp.float32, 1e-6)])
 def test_high_and_narrow_outputs_are_right(batch, dtype, error):
