@@ -15,7 +15,7 @@ from training import CheckpointError, ConfigError, plots
 from training.config import completed
 from training.console import Console
 from training.keys import flatten
-from training.tracking import read_records
+from training.tracking import if_writable, read_records
 
 # What repeats a run, or says where things lie; runs that differ in nothing else are summed up.
 REPEATS = ('seed', 'dataset.data_dir', 'dataset.manual_dir', 'dataset.cache_dir', 'checkpoint.', 'wandb.')
@@ -64,7 +64,8 @@ def compare(workdirs: Iterable[str | Path], plot: str | Path) -> None:
             values = ' | '.join(str(config.get(key)) for config in configs)
             console.print(f'  {key:{max(map(len, keys))}}  {values}')
     curves = {name: [run.records for run in runs if run.records] for name, runs in groups.items()}
-    console.print(f'curves in {draw(curves, Path(plot))}')
+    with if_writable(Path(plot).parent):
+        console.print(f'curves in {draw(curves, Path(plot))}')
 
 
 def _read(workdir: Path) -> Run:

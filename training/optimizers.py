@@ -127,7 +127,7 @@ def _muon_or_adam(params):
 def _stacked(muon: optax.GradientTransformation) -> optax.GradientTransformation:
     """Has scale_by_muon take kernels of one shape as one array float32[n, height, width, in, out].
 
-    A GPU spends more time on beginning so many small products than on the products.
+    A GPU then has a few large products to begin in place of many small ones.
     """
 
     def update(gradients, state, params=None):

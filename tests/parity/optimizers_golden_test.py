@@ -13,7 +13,7 @@ from tests.parity import formula
 from training.optimizers import create_optimizer, set_hyperparameters
 
 GOLDEN = np.load(Path(__file__).parent / 'golden' / 'optimizers.npz')
-KERNELS = {'conv': (3, 3, 4, 6), 'dense': (6, 4), 'bias': (4,)}
+KERNELS = {'conv1': (3, 3, 4, 6), 'conv2': (1, 1, 4, 8), 'conv3': (3, 3, 4, 6), 'dense': (6, 4), 'bias': (4,)}
 
 
 def create(**keys):
@@ -82,7 +82,8 @@ def test_lookahead_is_that_of_its_paper(steps, alpha):
 
 
 def test_muon_is_that_of_optax():
-    dimensions = {'conv': optax.contrib.MuonDimensionNumbers((0, 1, 2), 3), 'dense': None, 'bias': None}
+    numbers = optax.contrib.MuonDimensionNumbers((0, 1, 2), 3)
+    dimensions = {name: numbers if len(shape) == 4 else None for name, shape in KERNELS.items()}
     theirs = optax.contrib.muon(
         0.02,
         beta=0.9,
