@@ -9,9 +9,9 @@ held out, and chooses the best epoch.
 Variant, rotation instead of jitter: --config.augmentation.rotation=20 --config.augmentation.brightness=0
 --config.augmentation.contrast=0 --config.augmentation.saturation=0 --config.augmentation.hue=0
 
-The original reports none of this part alone. Ours: 39.38 % on test (95 % interval 38.4 to 40.3) after epoch 10,
-which validation chose (39.22 %), seed 0, with `--config.precision=bfloat16`: 20 minutes on two CPU cores with
-AMX (an epoch takes 122 s when alone).
+The original reports none of this part alone. Ours: 39.38 % on test (95 % interval 38.4 to 40.3) after epoch
+10, which validation chose (39.22 %), seed 0, with `--config.precision=bfloat16`: 20 minutes on two CPU cores
+with AMX (an epoch takes 122 s when alone).
 """
 
 from configs import default
